@@ -54,7 +54,7 @@ func mustNested(tb testing.TB, k *Kernel, g Guard) (p *process, elsewhere string
 
 func TestFaultyWorkloadIsHeld(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	r := mustReader(t, k)
 	p, elsewhere := mustNested(t, k, faultyGuard())
 	if err := k.Hold(p.id, ReasonManual, Now().Add(time.Minute)); err != nil {
@@ -85,7 +85,7 @@ func TestFaultyWorkloadIsHeld(t *testing.T) {
 
 func TestSigioIsHeld(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	r := mustReader(t, k)
 	p, _ := mustNested(t, k, faultyGuard())
 	k.Hold(p.id, ReasonManual, Now().Add(time.Minute))
@@ -98,7 +98,7 @@ func TestSigioIsHeld(t *testing.T) {
 // Signal 0 asks whether a process exists; refusing it would lie.
 func TestExistenceCheckPasses(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	p, _ := mustNested(t, k, faultyGuard())
 	k.Hold(p.id, ReasonManual, Now().Add(time.Minute))
 	if errno := attack(t, "kill", strconv.Itoa(p.Process.Pid), "0"); errno != 0 {
@@ -108,7 +108,7 @@ func TestExistenceCheckPasses(t *testing.T) {
 
 func TestHealthyWorkloadDies(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	for _, name := range []string{"kill-TERM", "kill-KILL", "pidfd", "cgroup-kill", "parent-kill"} {
 		t.Run(name, func(t *testing.T) {
 			p, elsewhere := mustNested(t, k, faultyGuard())
@@ -122,7 +122,7 @@ func TestHealthyWorkloadDies(t *testing.T) {
 
 func TestAuditOnlyReports(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	r := mustReader(t, k)
 	g := faultyGuard()
 	g.Mode = ModeAudit
@@ -139,7 +139,7 @@ func TestAuditOnlyReports(t *testing.T) {
 // Mode always holds first, for as long as a judgement may take, and lapses.
 func TestJudgementLapses(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	g := faultyGuard()
 	g.Mode, g.Judge = ModeAlways, 2*time.Second
 	p, _ := mustNested(t, k, g)
@@ -157,16 +157,15 @@ func TestJudgementLapses(t *testing.T) {
 	}
 }
 
-// With the agent dead, the deadline frees the workload.
+// The deadline frees the workload, whatever the agent does.
 func TestDeadlineFrees(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	p, _ := mustNested(t, k, faultyGuard())
 	end := Now().Add(2 * time.Second)
 	if err := k.Hold(p.id, ReasonManual, end); err != nil {
 		t.Fatal(err)
 	}
-	k.Close()
 	pid := strconv.Itoa(p.Process.Pid)
 	for Now() < end {
 		if errno := attack(t, "kill", pid, "15"); errno == 0 && Now() < end {
@@ -183,7 +182,7 @@ func TestDeadlineFrees(t *testing.T) {
 // an outsider that joined the cgroup would pass for one of them.
 func TestSignalsFromInside(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	g := faultyGuard()
 	g.Mode, g.Judge = ModeAlways, time.Minute
 	p, _ := mustNested(t, k, g)
@@ -204,7 +203,7 @@ func TestSignalsFromInside(t *testing.T) {
 
 func TestUmountIsHeld(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	p, _ := mustNested(t, k, faultyGuard())
 	root := t.TempDir()
 	if err := unix.Mount("tmpfs", root, "tmpfs", 0, ""); err != nil {
@@ -232,7 +231,7 @@ func TestUmountIsHeld(t *testing.T) {
 // even if it were put into the map behind the loader's back.
 func TestCallerNeverHangs(t *testing.T) {
 	require.LSM(t)
-	k := mustOpen(t)
+	k := mustShare(t)
 	p, _ := mustNested(t, k, faultyGuard())
 	k.Hold(p.id, ReasonManual, Now().Add(time.Minute))
 	raw, err := k.guard(p.id)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleVariable); role {
 	case "":
 		code := m.Run()
+		code = max(code, closeShared())
 		left, _ := filepath.Glob("/sys/fs/bpf/reprieve-test-*")
 		for _, pins := range left {
 			fmt.Fprintln(os.Stderr, "left over:", pins)
@@ -53,7 +55,7 @@ func victim(args []string) {
 	var order string
 	var number int
 	if _, err := fmt.Scan(&order, &number); err != nil {
-		select {}
+		unix.Pause()
 	}
 	switch order {
 	case "exit":
@@ -63,7 +65,7 @@ func victim(args []string) {
 		// Go's runtime handles SEGV itself: send it with the default action.
 		resetAction(number)
 		unix.Kill(os.Getpid(), syscall.Signal(number))
-		select {}
+		unix.Pause()
 	case "kill-child":
 		hand([]string{"kill", strconv.Itoa(number), "9"})
 	}
@@ -76,7 +78,7 @@ func otherAgent(pins string) {
 		os.Exit(1)
 	}
 	fmt.Println("ready")
-	select {}
+	unix.Pause()
 }
 
 // self is a command that runs this binary in a role.
@@ -157,11 +159,48 @@ func (p *process) alive() bool {
 	return rest[0] != 'Z' && rest[0] != 'X'
 }
 
-// mustOpen loads the kernel side under pins of the test's own.
+// loaded is the kernel side that most tests share: loading takes seconds in an
+// emulated machine.
+var loaded struct {
+	sync.Once
+	*Kernel
+	err error
+}
+
+func closeShared() int {
+	if loaded.Kernel == nil {
+		return 0
+	}
+	if err := errors.Join(loaded.Kernel.Close(), Remove(loaded.pins)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// mustShare is the shared kernel side; tests keep to cgroups of their own.
+func mustShare(tb testing.TB) *Kernel {
+	tb.Helper()
+	require.Root(tb)
+	root := require.Cgroup2(tb)
+	loaded.Do(func() {
+		loaded.Kernel, loaded.err = Open(Options{Pins: pinsOf("shared"), CgroupRoot: root})
+	})
+	if loaded.err != nil {
+		tb.Fatal(loaded.err)
+	}
+	return loaded.Kernel
+}
+
+func pinsOf(name string) string {
+	return filepath.Join("/sys/fs/bpf", fmt.Sprintf("reprieve-test-%d-%s", os.Getpid(), name))
+}
+
+// mustOpen loads a kernel side of the test's own, for tests of loading itself.
 func mustOpen(tb testing.TB) *Kernel {
 	tb.Helper()
 	require.Root(tb)
-	pins := filepath.Join("/sys/fs/bpf", fmt.Sprintf("reprieve-test-%d", os.Getpid()))
+	pins := pinsOf("own")
 	k, err := Open(Options{Pins: pins, CgroupRoot: require.Cgroup2(tb)})
 	if err != nil {
 		tb.Fatal(err)
@@ -177,12 +216,14 @@ func mustOpen(tb testing.TB) *Kernel {
 // eventually waits for a condition and says what it waited for.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline, look := time.After(20*time.Second), time.NewTicker(time.Millisecond)
+	defer look.Stop()
 	for !ok() {
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline:
 			tb.Fatalf("waited 20 s in vain: %s", what)
+		case <-look.C:
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -69,7 +69,7 @@ func faultyGuard() Guard {
 }
 
 func TestFaultsOfInit(t *testing.T) {
-	k := mustOpen(t)
+	k := mustShare(t)
 	r := mustReader(t, k)
 	for _, c := range []struct {
 		order  string
@@ -121,7 +121,7 @@ func checkFault(t *testing.T, k *Kernel, p *process, e Event, before BootTime, r
 }
 
 func TestAuditModeClosesNoFence(t *testing.T) {
-	k := mustOpen(t)
+	k := mustShare(t)
 	r := mustReader(t, k)
 	g := faultyGuard()
 	g.Mode = ModeAudit
@@ -136,7 +136,7 @@ func TestAuditModeClosesNoFence(t *testing.T) {
 }
 
 func TestSenderOfStopSignal(t *testing.T) {
-	k := mustOpen(t)
+	k := mustShare(t)
 	r := mustReader(t, k)
 	p := mustSubject(t, k, faultyGuard())
 	if errno := attack(t, "kill", strconv.Itoa(p.Process.Pid), "9"); errno != 0 {
@@ -149,7 +149,7 @@ func TestSenderOfStopSignal(t *testing.T) {
 }
 
 func TestUnknownCgroupSendsNothing(t *testing.T) {
-	k := mustOpen(t)
+	k := mustShare(t)
 	dir, _ := mustCgroup(t)
 	before, err := k.Counters()
 	if err != nil {
@@ -170,7 +170,7 @@ func TestUnknownCgroupSendsNothing(t *testing.T) {
 }
 
 func TestCgroupsComeAndGo(t *testing.T) {
-	k := mustOpen(t)
+	k := mustShare(t)
 	r := mustReader(t, k)
 	dir, id := mustCgroup(t)
 	e := nextOf(t, r, CgroupNew, id)
@@ -187,7 +187,7 @@ func TestCgroupsComeAndGo(t *testing.T) {
 }
 
 func TestReaderStops(t *testing.T) {
-	k := mustOpen(t)
+	k := mustShare(t)
 	r := mustReader(t, k)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
