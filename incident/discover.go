@@ -1,0 +1,162 @@
+package incident
+
+import (
+	"context"
+	"errors"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/reprieve-dev/reprieve/loader"
+	"github.com/reprieve-dev/reprieve/workload"
+)
+
+// resolveLimit is how long a new cgroup may take to become a container; most
+// cgroups never do.
+const resolveLimit = 10 * time.Second
+
+// sweepEvery reconciles what events could have missed.
+func (a *Agent) sweepEvery(period time.Duration) error {
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-a.running.Done():
+			return nil
+		case <-ticker.C:
+			a.sweep(a.running)
+		}
+	}
+}
+
+// sweep adopts every workload that is there and forgets those that are gone.
+func (a *Agent) sweep(ctx context.Context) {
+	a.count.sweeps.Add(1)
+	seen := map[uint64]bool{}
+	for name, r := range a.runtimes {
+		all, err := a.list(ctx, r)
+		if err != nil {
+			a.Log.Warn("list workloads", "runtime", name, "error", err)
+			a.spare(name, seen)
+			continue
+		}
+		for _, w := range all {
+			seen[w.CgroupID] = true
+			a.tryAdopt(ctx, w)
+		}
+	}
+	for _, s := range a.all() {
+		if !seen[s.workload.CgroupID] && s.incident == "" {
+			a.forget(s.workload.CgroupID, "its runtime knows it no more")
+		}
+	}
+	if _, err := a.Kernel.SweepVeths(); err != nil {
+		a.Log.Warn("sweep interfaces", "error", err)
+	}
+}
+
+// list asks a runtime in bounded time: a hung daemon must not hang the agent.
+func (a *Agent) list(ctx context.Context, r workload.Runtime) ([]workload.Workload, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return r.List(ctx)
+}
+
+// spare keeps the workloads of a runtime that does not answer: they may well live.
+func (a *Agent) spare(runtime string, seen map[uint64]bool) {
+	for _, s := range a.all() {
+		if s.workload.Runtime == runtime {
+			seen[s.workload.CgroupID] = true
+		}
+	}
+}
+
+// all are copies of the known subjects.
+func (a *Agent) all() []subject {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := make([]subject, 0, len(a.subjects))
+	for _, s := range a.subjects {
+		all = append(all, *s)
+	}
+	return all
+}
+
+func (a *Agent) tryAdopt(ctx context.Context, w workload.Workload) {
+	if w.Status == workload.Stopped {
+		return
+	}
+	if err := a.adopt(ctx, w); err != nil {
+		a.Log.Warn("protection is not whole", "workload", w.String(), "error", err)
+		a.tell("degraded", w.String(), "", "%v", err)
+	}
+}
+
+// resolve finds out which workload a new cgroup belongs to. The runtime writes
+// its state some milliseconds after it made the cgroup, and before the program
+// runs.
+func (a *Agent) resolve(id uint64, name string) {
+	ctx, cancel := context.WithTimeout(a.running, resolveLimit)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		if _, ok := a.known(id); ok {
+			return
+		}
+		for _, ref := range a.candidates(name) {
+			w, err := a.runtimes[ref.Runtime].Inspect(ctx, ref)
+			if err == nil && w.CgroupID == id {
+				a.tryAdopt(ctx, w)
+				return
+			}
+			if err != nil && !errors.Is(err, workload.ErrNotFound) && ctx.Err() == nil {
+				a.Log.Debug("inspect", "workload", ref.String(), "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			a.count.unresolved.Add(1)
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// candidates are the workloads that a cgroup path can belong to. Runtimes name
+// the last directory after the container, with or without a systemd scope
+// around it: "cri-containerd-ID.scope", "docker-ID.scope", "ID".
+func (a *Agent) candidates(name string) []workload.Ref {
+	id := strings.TrimSuffix(path.Base(name), ".scope")
+	for _, prefix := range []string{"cri-containerd-", "containerd-", "docker-", "libpod-", "runc-"} {
+		id = strings.TrimPrefix(id, prefix)
+	}
+	var refs []workload.Ref
+	for runtime := range a.runtimes {
+		switch runtime {
+		case "containerd":
+			for _, namespace := range a.namespaces(name) {
+				refs = append(refs, workload.Ref{Runtime: runtime, Namespace: namespace, ID: id})
+			}
+		default:
+			refs = append(refs, workload.Ref{Runtime: runtime, ID: id})
+		}
+	}
+	return refs
+}
+
+// namespaces are those of containerd that a cgroup path may belong to: the one
+// in the path, and those of Kubernetes and Docker, whose paths do not name them.
+func (a *Agent) namespaces(name string) []string {
+	all := []string{"k8s.io", "moby"}
+	if parent := path.Base(path.Dir(name)); parent != "." && parent != "/" && !strings.Contains(parent, ".slice") {
+		all = append([]string{parent}, all...)
+	}
+	return all
+}
+
+// born begins to resolve a cgroup.
+func (a *Agent) born(e loader.Event) {
+	a.work.Go(func() error {
+		a.resolve(e.Cgroup, e.Name)
+		return nil
+	})
+}

@@ -1,0 +1,68 @@
+package journal
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// BenchmarkStep is what a step pays for its two records, as percentiles.
+func BenchmarkStep(b *testing.B) {
+	for _, name := range []string{"journal", "async"} {
+		b.Run(name, func(b *testing.B) {
+			j := mustNew(b)
+			var w Writer = j
+			if name == "async" {
+				a := j.Async(1024)
+				defer func() { must(b, a.Close()) }()
+				w = a
+			}
+			benchSteps(b, w)
+		})
+	}
+}
+
+func benchSteps(b *testing.B, w Writer) {
+	data := json.RawMessage(`{"veth":"veth12345","address":"10.0.0.3/24","bridge":"br0"}`)
+	id, took := "", make([]time.Duration, 0, 2*b.N)
+	timed := func(write func() error) {
+		start := time.Now()
+		must(b, write())
+		took = append(took, time.Since(start))
+	}
+	for n := 0; b.Loop(); n++ {
+		if n%20 == 0 {
+			id = mustCreate(b, w, story()).ID
+		}
+		step := fmt.Sprint("step-", n%20)
+		timed(func() error { return w.Begin(b.Context(), id, step, data) })
+		timed(func() error { return w.Done(b.Context(), id, step, "moved", nil) })
+	}
+	slices.Sort(took)
+	for _, p := range []struct {
+		unit string
+		at   float64
+	}{{"p50-us", 0.5}, {"p99-us", 0.99}, {"p99.9-us", 0.999}, {"max-us", 1}} {
+		b.ReportMetric(float64(took[int(p.at*float64(len(took)-1))].Nanoseconds())/1e3, p.unit)
+	}
+}
+
+// BenchmarkOpen is what the agent's start pays, with 1000 incidents in the journal.
+func BenchmarkOpen(b *testing.B) {
+	path := b.TempDir() + "/journal.db"
+	j := mustOpen(b, path)
+	for range 1000 {
+		i := mustCreate(b, j, story())
+		for n := range 10 {
+			must(b, j.Begin(b.Context(), i.ID, fmt.Sprint(n), nil))
+		}
+	}
+	must(b, j.Close())
+	for b.Loop() {
+		j, err := Open(b.Context(), path)
+		must(b, err)
+		must(b, j.Close())
+	}
+}

@@ -1,0 +1,268 @@
+package incident
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/reprieve-dev/reprieve/detect"
+	"github.com/reprieve-dev/reprieve/incident/journal"
+	"github.com/reprieve-dev/reprieve/incident/policy"
+	"github.com/reprieve-dev/reprieve/isolate/exithold"
+	"github.com/reprieve-dev/reprieve/loader"
+)
+
+// observe takes one kernel event: into the flight record, to the subscribers,
+// and to judgement.
+func (a *Agent) observe(e loader.Event) {
+	switch e.Kind {
+	case loader.CgroupNew:
+		a.born(e)
+		return
+	case loader.CgroupGone:
+		a.forget(e.Cgroup, "its cgroup was removed")
+		return
+	case loader.OOM:
+		a.remember(e.PID)
+	}
+	s, ok := a.note(e)
+	if !ok {
+		return
+	}
+	a.notices.send(Notice{
+		At: e.At, Wall: e.At.Wall(), Kind: e.Kind.String(), Workload: s.workload.String(),
+		Incident: s.incident, Text: eventText(e), Event: &e,
+	})
+	if f, ok := detect.FromEvent(e, s.workload.Ref); ok {
+		f.Sender = sender(f, s.flight)
+		a.judge(f)
+	}
+	if e.Kind == loader.Exit && e.Has(loader.FlagInit) {
+		a.ended(s, e)
+	}
+}
+
+// note records the event and returns a copy of its subject.
+func (a *Agent) note(e loader.Event) (subject, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, ok := a.subjects[e.Cgroup]
+	if !ok || !s.selected {
+		return subject{}, false
+	}
+	s.record(e)
+	clone := *s
+	clone.flight = append([]loader.Event(nil), s.flight...)
+	return clone, true
+}
+
+// remember keeps an OOM victim until its exit is judged.
+func (a *Agent) remember(pid int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for old, at := range a.victims {
+		if time.Since(at) > time.Minute {
+			delete(a.victims, old)
+		}
+	}
+	a.victims[pid] = time.Now()
+}
+
+func (a *Agent) isVictim(pid int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.victims[pid]
+	return ok
+}
+
+// sender is who stopped the workload, by its flight record.
+func sender(f detect.Fault, flight []loader.Event) detect.Sender {
+	if f.Sender.PID != 0 || f.Kind != detect.Stop {
+		return f.Sender
+	}
+	for i := len(flight) - 1; i >= 0; i-- {
+		if e := flight[i]; e.Kind == loader.Sent && e.Signal == f.Signal {
+			return detect.Sender{PID: e.Sender, Command: e.SenderCommand}
+		}
+	}
+	return detect.Sender{}
+}
+
+// judge gives the verdict on a fault and acts on it.
+func (a *Agent) judge(f detect.Fault) {
+	a.mu.Lock()
+	s, ok := a.subjects[f.Cgroup]
+	if !ok || !s.selected || s.incident != "" {
+		a.mu.Unlock()
+		return
+	}
+	wants, acts := s.policy.Wants(f.Kind), s.policy.Acts()
+	reprieve := wants && acts && !(f.Kind == detect.Stop && !f.Held && !a.bodyLeft(s))
+	if reprieve {
+		s.incident = journal.NewID(time.Now())
+	}
+	clone := *s
+	a.mu.Unlock()
+	name := clone.workload.String()
+	a.tell("fault", name, clone.incident, "%s: %s", f.Kind, f.Detail)
+	switch {
+	case reprieve:
+		a.tell("verdict", name, clone.incident, "reprieve, by policy %s", clone.policy.Name)
+		a.open(clone, f)
+	case wants && clone.policy.Mode == policy.Audit:
+		a.tell("verdict", name, "", "audit: would be reprieved by policy %s", clone.policy.Name)
+	default:
+		a.tell("verdict", name, "", "let die, by policy %s", clone.policy.Name)
+		a.letDie(clone, f)
+	}
+}
+
+// bodyLeft says whether there is anything to keep after an end that the guard
+// did not withhold: a stop that went through without an exit hold left nothing.
+func (a *Agent) bodyLeft(s *subject) bool { return s.seized }
+
+// letDie delivers a wanted stop on its caller's behalf, at once.
+func (a *Agent) letDie(s subject, f detect.Fault) {
+	if f.Kind != detect.Stop || !f.Held || !s.guarded {
+		return
+	}
+	a.work.Go(func() error {
+		if err := a.deliver(s.workload); err != nil {
+			a.Log.Error("deliver withheld signals", "workload", s.workload.String(), "error", err)
+		}
+		return nil
+	})
+}
+
+// judgeExit says for how long an exit is held. It runs while the dying process
+// waits: it asks memory only.
+func (a *Agent) judgeExit(e exithold.Exit) time.Duration {
+	s, ok := a.known(e.Key)
+	if !ok {
+		return 0
+	}
+	f, ok := detect.FromStatus(s.workload.Ref, e.Key, e.PID, int(e.Status), a.isVictim(e.PID), e.At)
+	if s.incident != "" || (ok && s.policy.Wants(f.Kind)) {
+		return s.policy.ExitHoldLimit
+	}
+	return 0
+}
+
+// reportExit makes a fault of an exit that is held, and tells of holds that
+// ended otherwise than by release.
+func (a *Agent) reportExit(e exithold.Exit) {
+	s, ok := a.known(e.Key)
+	if !ok {
+		return
+	}
+	if e.Outcome == exithold.Lapsed || e.Outcome == exithold.Lost {
+		a.tell(string(e.Outcome), s.workload.String(), s.incident, "the exit hold of process %d has ended", e.PID)
+	}
+	if e.Outcome != exithold.Held {
+		return
+	}
+	f, ok := detect.FromStatus(s.workload.Ref, e.Key, e.PID, int(e.Status), a.isVictim(e.PID), e.At)
+	if !ok {
+		return
+	}
+	f.Sender = sender(f, s.flight)
+	if s.incident != "" {
+		a.tell("held", s.workload.String(), s.incident, "its body is held at its exit: %s", f.Detail)
+	}
+	a.judge(f)
+}
+
+// watchProbe probes a workload whose policy says so.
+func (a *Agent) watchProbe(ctx context.Context, s *subject) {
+	p := s.policy.Probe
+	if p == nil || s.workload.InitPID == 0 {
+		return
+	}
+	ctx, stop := context.WithCancel(a.running)
+	a.mu.Lock()
+	s.stop = stop
+	a.mu.Unlock()
+	probe := detect.Probe{
+		PID: s.workload.InitPID, Period: p.Period, Timeout: p.Timeout, Failures: p.Failures, Grace: p.Grace,
+		Successes: p.Successes, HTTP: withHost(p.HTTP, s), TCP: withAddress(p.TCP, s),
+	}
+	ref, id := s.workload.Ref, s.workload.CgroupID
+	a.work.Go(func() error {
+		defer stop()
+		if err := probe.Watch(ctx); err != nil {
+			a.judge(detect.Fault{
+				Kind: detect.Hang, Workload: ref, Cgroup: id, At: loader.Now(), PID: probe.PID, Init: true,
+				Held: true, Detail: err.Error(),
+			})
+		}
+		return nil
+	})
+}
+
+// withHost fills the workload's own address into a URL without a host.
+func withHost(raw string, s *subject) string {
+	u, err := url.Parse(raw)
+	if err != nil || raw == "" || u.Hostname() != "" {
+		return raw
+	}
+	u.Host = withAddress(u.Host, s)
+	return u.String()
+}
+
+func withAddress(address string, s *subject) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host != "" {
+		return address
+	}
+	return net.JoinHostPort(ownAddress(s), port)
+}
+
+// ownAddress is the first address of the workload's network, else loopback.
+func ownAddress(s *subject) string {
+	for _, i := range s.network.Interfaces {
+		for _, prefix := range i.Addrs {
+			if !prefix.Addr().IsLoopback() && !prefix.Addr().IsLinkLocalUnicast() {
+				return prefix.Addr().String()
+			}
+		}
+	}
+	return "127.0.0.1"
+}
+
+// eventText is a kernel event in words.
+func eventText(e loader.Event) string {
+	who := fmt.Sprintf("%s (%d)", e.Command, e.PID)
+	by := fmt.Sprintf("%s (%d)", e.SenderCommand, e.Sender)
+	signal := signalName(e.Signal)
+	switch e.Kind {
+	case loader.Held:
+		return fmt.Sprintf("%s by %s was refused: %s", attempt(e, signal), by, who)
+	case loader.Audit:
+		return fmt.Sprintf("%s by %s would be refused: %s", attempt(e, signal), by, who)
+	case loader.Sent:
+		return fmt.Sprintf("%s sent %s to %s", by, signal, who)
+	case loader.Fatal:
+		return fmt.Sprintf("%s is dying of %s", who, signal)
+	case loader.Exit:
+		return fmt.Sprintf("%s ended: %s", who, statusText(e.Code))
+	case loader.OOM:
+		return fmt.Sprintf("%s was chosen by the OOM killer", who)
+	case loader.Exec:
+		return fmt.Sprintf("%s runs its program", who)
+	case loader.Drops:
+		return fmt.Sprintf("%d packets dropped within a second", e.Code)
+	}
+	return e.Kind.String()
+}
+
+func attempt(e loader.Event, signal string) string {
+	if e.Way() == 0 {
+		return signal
+	}
+	if e.Name != "" {
+		return "write to " + e.Name
+	}
+	return e.Way().String()
+}
