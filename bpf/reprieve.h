@@ -108,13 +108,19 @@ struct fence {
 };
 _Static_assert(sizeof(struct fence) == 32, "fence layout");
 
+enum subject_flag {
+	/* Send the exits of processes that end well, too. Shells and health checks
+	 * make dozens a second, which would push what matters out of the record. */
+	SUBJECT_EVERY_EXIT = 1 << 0,
+};
+
 /* Key: cgroup id. A known workload: only these send events. */
 struct subject {
 	__u64 drop_limit; /* drops per window that raise EVENT_DROPS; 0: off */
 	__u64 window_ns;  /* start of the current window */
 	__u64 window_drops;
 	__u32 init_tgid; /* host pid of its init; 0: found by pid namespace */
-	__u32 pad;
+	__u32 flags;     /* enum subject_flag */
 };
 _Static_assert(sizeof(struct subject) == 32, "subject layout");
 
@@ -196,6 +202,7 @@ enum counter {
 	COUNT_DROPS_FULL = 4, /* the drops map had no room */
 	COUNT_NEWBORN_FULL = 5,
 	COUNT_DEPTH = 6,  /* a cgroup deeper than MAX_DEPTH was cut short */
+	COUNT_QUIET = 7,  /* exits of processes that ended well, not sent */
 	COUNT_EVENT = 16, /* + kind: events sent */
 	COUNT_LOST = 32,  /* + kind: events lost to a full ring */
 	COUNTERS = 48,

@@ -17,6 +17,7 @@ const enum fault_kind *emit_fault_kind __attribute__((unused));
 const enum way *emit_way __attribute__((unused));
 const enum event_kind *emit_event_kind __attribute__((unused));
 const enum event_flag *emit_event_flag __attribute__((unused));
+const enum subject_flag *emit_subject_flag __attribute__((unused));
 const enum counter *emit_counter __attribute__((unused));
 const struct event *emit_event __attribute__((unused));
 
@@ -96,6 +97,10 @@ int watch_exit(__u64 *ctx)
 	init = is_init(task, subject);
 	oom = bpf_map_lookup_elem(&victims, &tgid) != NULL;
 	status = BPF_CORE_READ(task, exit_code);
+	if (!status && !init && !(subject->flags & SUBJECT_EVERY_EXIT)) {
+		count(COUNT_QUIET);
+		return 0;
+	}
 	fault = fault_of_exit(status, oom);
 	flags = guarded_flag(id) | EVENT_LAST | (init ? EVENT_INIT : 0);
 	if (fault)

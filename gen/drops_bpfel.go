@@ -60,7 +60,7 @@ type DropsSubject struct {
 	WindowNs    uint64
 	WindowDrops uint64
 	InitTgid    uint32
-	Pad         uint32
+	Flags       uint32
 }
 
 // Names of all BPF objects in the ELF.

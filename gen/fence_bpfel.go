@@ -59,7 +59,7 @@ type FenceSubject struct {
 	WindowNs    uint64
 	WindowDrops uint64
 	InitTgid    uint32
-	Pad         uint32
+	Flags       uint32
 }
 
 // Names of all BPF objects in the ELF.

@@ -30,6 +30,7 @@ const (
 	WatchCounterCOUNT_DROPS_FULL   WatchCounter = 4
 	WatchCounterCOUNT_NEWBORN_FULL WatchCounter = 5
 	WatchCounterCOUNT_DEPTH        WatchCounter = 6
+	WatchCounterCOUNT_QUIET        WatchCounter = 7
 	WatchCounterCOUNT_EVENT        WatchCounter = 16
 	WatchCounterCOUNT_LOST         WatchCounter = 32
 	WatchCounterCOUNTERS           WatchCounter = 48
@@ -148,8 +149,14 @@ type WatchSubject struct {
 	WindowNs    uint64
 	WindowDrops uint64
 	InitTgid    uint32
-	Pad         uint32
+	Flags       uint32
 }
+
+type WatchSubjectFlag uint32
+
+const (
+	WatchSubjectFlagSUBJECT_EVERY_EXIT WatchSubjectFlag = 1
+)
 
 type WatchWay uint32
 
@@ -190,6 +197,7 @@ const (
 	WatchVarEmitFaultKind    = "emit_fault_kind"
 	WatchVarEmitGuardFlag    = "emit_guard_flag"
 	WatchVarEmitGuardMode    = "emit_guard_mode"
+	WatchVarEmitSubjectFlag  = "emit_subject_flag"
 	WatchVarEmitWay          = "emit_way"
 )
 
@@ -262,14 +270,15 @@ type WatchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type WatchVariableSpecs struct {
-	EmitCounter   *ebpf.VariableSpec `ebpf:"emit_counter"`
-	EmitEvent     *ebpf.VariableSpec `ebpf:"emit_event"`
-	EmitEventFlag *ebpf.VariableSpec `ebpf:"emit_event_flag"`
-	EmitEventKind *ebpf.VariableSpec `ebpf:"emit_event_kind"`
-	EmitFaultKind *ebpf.VariableSpec `ebpf:"emit_fault_kind"`
-	EmitGuardFlag *ebpf.VariableSpec `ebpf:"emit_guard_flag"`
-	EmitGuardMode *ebpf.VariableSpec `ebpf:"emit_guard_mode"`
-	EmitWay       *ebpf.VariableSpec `ebpf:"emit_way"`
+	EmitCounter     *ebpf.VariableSpec `ebpf:"emit_counter"`
+	EmitEvent       *ebpf.VariableSpec `ebpf:"emit_event"`
+	EmitEventFlag   *ebpf.VariableSpec `ebpf:"emit_event_flag"`
+	EmitEventKind   *ebpf.VariableSpec `ebpf:"emit_event_kind"`
+	EmitFaultKind   *ebpf.VariableSpec `ebpf:"emit_fault_kind"`
+	EmitGuardFlag   *ebpf.VariableSpec `ebpf:"emit_guard_flag"`
+	EmitGuardMode   *ebpf.VariableSpec `ebpf:"emit_guard_mode"`
+	EmitSubjectFlag *ebpf.VariableSpec `ebpf:"emit_subject_flag"`
+	EmitWay         *ebpf.VariableSpec `ebpf:"emit_way"`
 }
 
 // WatchObjects contains all objects after they have been loaded into the kernel.
@@ -319,14 +328,15 @@ func (m *WatchMaps) Close() error {
 //
 // It can be passed to LoadWatchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type WatchVariables struct {
-	EmitCounter   *ebpf.Variable `ebpf:"emit_counter"`
-	EmitEvent     *ebpf.Variable `ebpf:"emit_event"`
-	EmitEventFlag *ebpf.Variable `ebpf:"emit_event_flag"`
-	EmitEventKind *ebpf.Variable `ebpf:"emit_event_kind"`
-	EmitFaultKind *ebpf.Variable `ebpf:"emit_fault_kind"`
-	EmitGuardFlag *ebpf.Variable `ebpf:"emit_guard_flag"`
-	EmitGuardMode *ebpf.Variable `ebpf:"emit_guard_mode"`
-	EmitWay       *ebpf.Variable `ebpf:"emit_way"`
+	EmitCounter     *ebpf.Variable `ebpf:"emit_counter"`
+	EmitEvent       *ebpf.Variable `ebpf:"emit_event"`
+	EmitEventFlag   *ebpf.Variable `ebpf:"emit_event_flag"`
+	EmitEventKind   *ebpf.Variable `ebpf:"emit_event_kind"`
+	EmitFaultKind   *ebpf.Variable `ebpf:"emit_fault_kind"`
+	EmitGuardFlag   *ebpf.Variable `ebpf:"emit_guard_flag"`
+	EmitGuardMode   *ebpf.Variable `ebpf:"emit_guard_mode"`
+	EmitSubjectFlag *ebpf.Variable `ebpf:"emit_subject_flag"`
+	EmitWay         *ebpf.Variable `ebpf:"emit_way"`
 }
 
 // WatchPrograms contains all programs after they have been loaded into the kernel.

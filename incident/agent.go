@@ -58,8 +58,9 @@ type Agent struct {
 	slots   chan struct{}   // one per incident worked on
 
 	mu       sync.Mutex
-	subjects map[uint64]*subject // by cgroup id
-	victims  map[int]time.Time   // chosen by the OOM killer, by host pid
+	subjects map[uint64]*subject      // by cgroup id
+	adopting map[uint64]chan struct{} // closed when that adoption has ended
+	victims  map[int]time.Time        // chosen by the OOM killer, by host pid
 }
 
 // counters are what the agent itself counts; Health shows them.
@@ -83,7 +84,7 @@ func New(o Options) (*Agent, error) {
 		Options: o, cgroups: cgroups, runtimes: map[string]workload.Runtime{},
 		network: network.Quarantine{Bridge: o.Config.Quarantine.Bridge},
 		notices: newHub(), since: time.Now(), slots: make(chan struct{}, maxOpen),
-		subjects: map[uint64]*subject{}, victims: map[int]time.Time{},
+		subjects: map[uint64]*subject{}, adopting: map[uint64]chan struct{}{}, victims: map[int]time.Time{},
 	}
 	for _, r := range o.Runtimes {
 		a.runtimes[r.Name()] = r

@@ -98,7 +98,7 @@ func (a *Agent) tryAdopt(ctx context.Context, w workload.Workload) {
 func (a *Agent) resolve(id uint64, name string) {
 	ctx, cancel := context.WithTimeout(a.running, resolveLimit)
 	defer cancel()
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+	for began := time.Now(); ; {
 		if _, ok := a.known(id); ok {
 			return
 		}
@@ -116,9 +116,22 @@ func (a *Agent) resolve(id uint64, name string) {
 		case <-ctx.Done():
 			a.count.unresolved.Add(1)
 			return
-		case <-time.After(wait):
+		case <-time.After(patience(time.Since(began))):
 		}
 	}
+}
+
+// patience is how long to wait before looking again at a cgroup of that age: a
+// container's state follows its cgroup by 20 to 300 ms, and every millisecond
+// until it is seen may be one in which its program runs unguarded.
+func patience(age time.Duration) time.Duration {
+	switch {
+	case age < 300*time.Millisecond:
+		return time.Millisecond
+	case age < 2*time.Second:
+		return 10 * time.Millisecond
+	}
+	return 100 * time.Millisecond
 }
 
 // candidates are the workloads that a cgroup path can belong to. Runtimes name

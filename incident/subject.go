@@ -52,12 +52,10 @@ func (a *Agent) known(id uint64) (subject, bool) {
 // leaves the ones before in force: less protection, said aloud, is better than
 // none.
 func (a *Agent) adopt(ctx context.Context, w workload.Workload) error {
-	if w.CgroupID == 0 {
+	if w.CgroupID == 0 || !a.reserve(w) {
 		return nil
 	}
-	if old, ok := a.known(w.CgroupID); ok && old.workload.InitPID == w.InitPID {
-		return nil
-	}
+	defer a.unreserve(w.CgroupID)
 	s := &subject{workload: w}
 	s.policy, s.selected = a.Config.Match(w)
 	if !s.selected {
@@ -70,6 +68,33 @@ func (a *Agent) adopt(ctx context.Context, w workload.Workload) error {
 	a.watchProbe(ctx, s)
 	a.tell("discovered", w.String(), "", "policy %s, mode %s%s", s.policy.Name, s.policy.Mode, gapText(s.gap))
 	return err
+}
+
+// reserve makes the caller the one who adopts w; false when that has been done,
+// by whoever else learned of it: then it waits for the end of it.
+func (a *Agent) reserve(w workload.Workload) bool {
+	for {
+		a.mu.Lock()
+		old, known := a.subjects[w.CgroupID]
+		under := a.adopting[w.CgroupID]
+		if under == nil && !(known && old.workload.InitPID == w.InitPID) {
+			a.adopting[w.CgroupID] = make(chan struct{})
+			a.mu.Unlock()
+			return true
+		}
+		a.mu.Unlock()
+		if under == nil {
+			return false
+		}
+		<-under
+	}
+}
+
+func (a *Agent) unreserve(id uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.adopting[id])
+	delete(a.adopting, id)
 }
 
 func gapText(gap *time.Duration) string {

@@ -8,7 +8,7 @@ import (
 
 // Counters is what the kernel side counted since it was loaded, by name:
 // "held", "audit", "lapsed", "fenced", "drops-map-full", "newborns-map-full",
-// "depth-cut", and per kind of event "sent-KIND" and "lost-KIND".
+// "depth-cut", "exits-quiet", and per kind of event "sent-KIND" and "lost-KIND".
 type Counters map[string]uint64
 
 // Counters reads them all, the zeros too.
@@ -33,6 +33,7 @@ func counterNames() map[uint32]string {
 		uint32(gen.WatchCounterCOUNT_DROPS_FULL):   "drops-map-full",
 		uint32(gen.WatchCounterCOUNT_NEWBORN_FULL): "newborns-map-full",
 		uint32(gen.WatchCounterCOUNT_DEPTH):        "depth-cut",
+		uint32(gen.WatchCounterCOUNT_QUIET):        "exits-quiet",
 	}
 	for kind := Held; kind < kinds; kind++ {
 		names[uint32(gen.WatchCounterCOUNT_EVENT)+uint32(kind)] = "sent-" + kind.String()

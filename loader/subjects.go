@@ -13,11 +13,15 @@ import (
 type Subject struct {
 	InitPID   int    // host tgid of its init; 0: PID 1 of its pid namespace
 	DropLimit uint64 // dropped packets a second that raise an event; 0: none
+	EveryExit bool   // tell of processes that end well, too
 }
 
 // Watch makes the cgroup id and all below it known.
 func (k *Kernel) Watch(id uint64, s Subject) error {
 	raw := gen.WatchSubject{DropLimit: s.DropLimit, InitTgid: uint32(s.InitPID)}
+	if s.EveryExit {
+		raw.Flags = uint32(gen.WatchSubjectFlagSUBJECT_EVERY_EXIT)
+	}
 	if err := k.maps["subjects"].Put(id, &raw); err != nil {
 		return fmt.Errorf("watch cgroup %d: %w (the map holds %d)", id, err, k.maps["subjects"].MaxEntries())
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/reprieve-dev/reprieve/vmtest/require"
 )
 
 // inHost tells a process of these tests that it is in the private host already.
@@ -40,9 +42,7 @@ func inPrivateHost() int {
 
 func requireRoot(tb testing.TB) {
 	tb.Helper()
-	if os.Geteuid() != 0 {
-		tb.Skip("needs root")
-	}
+	require.Root(tb)
 	must(tb, netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: loopback}}))
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/reprieve-dev/reprieve/workload"
 	"github.com/reprieve-dev/reprieve/workload/workloadtest"
@@ -60,6 +61,9 @@ func TestNetworkIsCopied(t *testing.T) {
 	enrich(t, g.business, g.original.NetNS)
 	network := g.network()
 	p := g.prepare(network)
+	mustUseAddresses(t, p.NetNS)
+	_, err := g.r.Start(t.Context(), p) // waits for the links: the kernel adds to them as they come up
+	must(t, err)
 	copied, err := workload.NetworkAt(p.NetNS)
 	must(t, err)
 	want, got := shape(network), shape(copied)
@@ -69,6 +73,20 @@ func TestNetworkIsCopied(t *testing.T) {
 	if len(p.Links) != 2 || p.Links[0].HostIndex == 0 {
 		t.Errorf("links: %s", text(t, p.Links))
 	}
+}
+
+// mustUseAddresses fails when an address is still being looked for elsewhere.
+func mustUseAddresses(tb testing.TB, path string) {
+	tb.Helper()
+	at(tb, path, func() error {
+		addrs, err := netlink.AddrList(nil, netlink.FAMILY_V6)
+		for _, addr := range addrs {
+			if addr.Flags&unix.IFA_F_TENTATIVE != 0 {
+				tb.Errorf("%s is tentative", addr.IPNet)
+			}
+		}
+		return err
+	})
 }
 
 func text(tb testing.TB, v any) string {
@@ -98,15 +116,15 @@ func enrich(tb testing.TB, business *workloadtest.Bridge, path string) {
 		return nil
 	})
 	addRouted(tb, path, "net1", "10.88.0.5/32", "fd88::5/128")
-	workloadtest.Await(tb, "link-local addresses to be there", func() bool {
+	workloadtest.Await(tb, "the link-local address to be there", func() bool {
 		n, err := workload.NetworkAt(path)
 		must(tb, err)
-		return len(shape(n)[0].Addrs) == 4 && len(shape(n)[1].Addrs) == 3
+		return len(shape(n)[0].Addrs) == 4
 	})
 }
 
-// addRouted adds an interface as Calico does: single addresses, a gateway that
-// is nobody's, and routes of the host.
+// addRouted adds an interface as Calico does: single addresses, no link-local
+// one, and a gateway that is nobody's.
 func addRouted(tb testing.TB, path, name string, addrs ...string) {
 	tb.Helper()
 	ns, err := os.Open(path)
@@ -122,13 +140,14 @@ func addRouted(tb testing.TB, path, name string, addrs ...string) {
 	at(tb, path, func() error {
 		link, err := netlink.LinkByName(name)
 		must(tb, err)
+		must(tb, netlink.LinkSetIP6AddrGenMode(link, addrGenNone))
 		must(tb, netlink.LinkSetUp(link))
 		for _, addr := range addrs {
 			must(tb, netlink.AddrAdd(link, address(netip.MustParsePrefix(addr))))
 		}
 		gateway := workload.Route{Dst: netip.MustParsePrefix("169.254.1.1/32"), Link: true}
 		must(tb, netlink.RouteAdd(route(link, gateway)))
-		beyond := workload.Route{Dst: netip.MustParsePrefix("10.99.0.0/16"), Via: gateway.Dst.Addr()}
+		beyond := workload.Route{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: gateway.Dst.Addr()}
 		return netlink.RouteAdd(route(link, beyond))
 	})
 }
@@ -136,6 +155,7 @@ func addRouted(tb testing.TB, path, name string, addrs ...string) {
 func TestRoutedReplacementIsReachedFromTheHost(t *testing.T) {
 	g := newRig(t)
 	const addr = "10.88.0.5"
+	g.original.NetNS = workloadtest.NetNS(t) // nothing in it but this
 	addRouted(t, g.original.NetNS, "net1", addr+"/32")
 	old, err := netlink.LinkByName("cali-net1")
 	must(t, err)

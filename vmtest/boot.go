@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"time"
 
@@ -139,6 +140,8 @@ func (k Kernel) start(ctx context.Context, initrd string, spec Spec) (Result, er
 	var said cappedBuffer
 	cmd.Stderr = &said
 	cmd.SysProcAttr = dieWithParent()
+	runtime.LockOSThread() // the thread that QEMU dies with must not end before Boot does
+	defer runtime.UnlockOSThread()
 	// QEMU closes the guest's port when its standard input ends, so that stays open, though nothing is sent.
 	_, silent := cmd.StdinPipe()
 	frames, err := cmd.StdoutPipe()
@@ -168,37 +171,35 @@ func (k Kernel) start(ctx context.Context, initrd string, spec Spec) (Result, er
 	return f.result, &Failed{Cause: followed, Console: lastWords(console)}
 }
 
+// bootModules are what the guest needs before it can mount its disks and report; where built in, nothing is loaded.
+func (k Kernel) bootModules() ([]string, error) {
+	tree, err := openModuleTree(k.Modules)
+	if err != nil {
+		return nil, err
+	}
+	return tree.closure("virtio_pci", "virtio_blk", "virtio_console", "ext4")
+}
+
 // writeInitrd packs the guest program, the modules it needs before it can mount disks, and the job.
 func (k Kernel) writeInitrd(ctx context.Context, path string, spec Spec) (err error) {
 	program, err := guestProgram(ctx)
 	if err != nil {
 		return err
 	}
-	tree, err := openModuleTree(k.Modules)
+	modules, err := k.bootModules()
 	if err != nil {
 		return err
-	}
-	modules, err := tree.closure("virtio_pci", "virtio_blk", "virtio_console", "ext4")
-	if err != nil {
-		return err
-	}
-	job := wire.Job{Modules: spec.Modules, Fetch: spec.Fetch}
-	for _, c := range spec.Commands {
-		job.Commands = append(job.Commands, wire.Command{Args: c.Args, Env: c.Env, Dir: c.Dir, Timeout: c.Timeout})
 	}
 	file, err := os.Create(path)
 	if err != nil {
 		return fmt.Errorf("create initial RAM disk: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	archive := &cpioWriter{w: file}
+	archive, job := &cpioWriter{w: file}, spec.job()
 	for _, name := range []string{"dev", "proc", "root"} {
 		if err := archive.Dir(name, 0o755); err != nil {
 			return err
 		}
-	}
-	if err := archive.File("init", 0o755, program); err != nil {
-		return err
 	}
 	for _, module := range modules {
 		content, err := os.ReadFile(filepath.Join(k.Modules, module))
@@ -215,7 +216,16 @@ func (k Kernel) writeInitrd(ctx context.Context, path string, spec Spec) (err er
 	if err != nil {
 		return fmt.Errorf("encode job: %w", err)
 	}
-	return errors.Join(archive.File(wire.JobPath[1:], 0o644, text), archive.Close())
+	return errors.Join(archive.File("init", 0o755, program), archive.File(wire.JobPath[1:], 0o644, text), archive.Close())
+}
+
+// job is the guest's part of the spec.
+func (s Spec) job() wire.Job {
+	job := wire.Job{Modules: s.Modules, Fetch: s.Fetch}
+	for _, c := range s.Commands {
+		job.Commands = append(job.Commands, wire.Command{Args: c.Args, Env: c.Env, Dir: c.Dir, Timeout: c.Timeout})
+	}
+	return job
 }
 
 var complaint = regexp.MustCompile(`(?m)^.*(BUG: |Oops|Kernel panic|general protection|sysrq: Trigger a crash|rcu: INFO).*$`)

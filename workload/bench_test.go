@@ -78,6 +78,7 @@ func BenchmarkCommandLine(b *testing.B) {
 	b.Run(workload.ContainerdName, func(b *testing.B) {
 		require.Binary(b, "ctr")
 		f := workloadtest.Containerd(b)
+		b.Cleanup(func() { removeCgroups(b, "/"+f.Namespace) }) // ctr puts all below it
 		for b.Loop() {
 			id := f.NewID()
 			mustRun(b, "ctr", "--address", f.Address, "--namespace", f.Namespace, "run", "--detach", f.Image, id, "sleep", "86400")

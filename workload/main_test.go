@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/reprieve-dev/reprieve/workload/workloadtest"
 )
 
 // TestMain fails a run that leaves open files, mounts or goroutines behind.
@@ -57,7 +59,7 @@ func leakedFiles(before int) string {
 	}
 }
 
-// testMounts are the mounts of fixtures in this mount namespace.
+// testMounts are the mounts of this process's fixtures.
 func testMounts() []string {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -65,7 +67,7 @@ func testMounts() []string {
 	}
 	var mounts []string
 	for line := range strings.Lines(string(data)) {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.Contains(fields[4], "/rpv") {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.Contains(fields[4], "/"+workloadtest.Prefix()) {
 			mounts = append(mounts, fields[4])
 		}
 	}

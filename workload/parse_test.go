@@ -135,9 +135,13 @@ func TestLowerDirs(t *testing.T) {
 // shows.
 func FuzzOverlayOptions(f *testing.F) {
 	f.Add("/a:b", `/c\d,e`)
+	f.Add("00,", `\`)
+	const others = ",upperdir=/bundle/upper,workdir=/bundle/work"
 	f.Fuzz(func(t *testing.T, first, second string) {
 		options := overlayOptions("/bundle", []string{"/" + first, "/" + second})
-		shown := strings.NewReplacer(`\,`, `\134\054`, `\`, `\134`).Replace(options)
+		layers := strings.TrimSuffix(strings.TrimPrefix(options, "lowerdir="), others)
+		// The kernel shows the value as it was given, with octal escapes.
+		shown := "lowerdir=" + strings.NewReplacer(`\`, `\134`, ",", `\054`, " ", `\040`).Replace(layers) + others
 		if got := lowerDirs(shown); !slices.Equal(got, []string{"/" + first, "/" + second}) {
 			t.Errorf("%q, %q come back as %q from %s", first, second, got, shown)
 		}

@@ -326,7 +326,7 @@ func placesCgroup(t *testing.T, f *workloadtest.Fixture) {
 }
 
 // removeCgroups removes the parent that runc made for a test and does not remove.
-func removeCgroups(t *testing.T, parent string) {
+func removeCgroups(t testing.TB, parent string) {
 	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 		found, err := filepath.Glob(pattern + parent)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -97,39 +98,60 @@ func exitHoldTier(ctx context.Context) tier {
 	return tier{Name: "exit-hold", State: tierOK}
 }
 
+// tryExitHold starts two processes of which one seizes the other: an exit hold
+// takes no child of its own process.
 func tryExitHold(ctx context.Context) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	child := exec.CommandContext(ctx, self, probeChildName)
-	stdin, err := child.StdinPipe()
+	victim := myself(ctx, probeChildName)
+	stdin, err := victim.StdinPipe()
 	if err != nil {
 		return err
 	}
-	if err := child.Start(); err != nil {
+	if err := victim.Start(); err != nil {
 		return err
 	}
-	holder, err := exithold.New(exithold.Options{Max: 1, Judge: func(exithold.Exit) time.Duration { return 0 }})
-	if err == nil {
-		err = errors.Join(holder.Seize(child.Process.Pid, 0), holder.Close())
+	out, err := myself(ctx, probeChildName, strconv.Itoa(victim.Process.Pid)).CombinedOutput()
+	if err != nil && len(out) > 0 {
+		err = errors.New(strings.TrimPrefix(strings.TrimSpace(string(out)), "reprieve: "))
 	}
-	return errors.Join(err, stdin.Close(), child.Wait())
+	return errors.Join(err, stdin.Close(), victim.Wait())
+}
+
+// myself is this program again, also where it has been replaced on disk.
+func myself(ctx context.Context, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, "/proc/self/exe", args...)
+	c.Args[0] = "reprieve"
+	return c
 }
 
 const probeChildName = "probe-child"
 
-// probeChild is the process on which tryExitHold tries it.
+// probeChild is the processes of tryExitHold: without an argument the one that
+// waits, with its process id the one that seizes it.
 func probeChild() *cobra.Command {
 	return &cobra.Command{
-		Use: probeChildName, Hidden: true, Args: exactly(0, "no argument"),
-		RunE: func(*cobra.Command, []string) error {
-			_, err := io.Copy(io.Discard, os.Stdin)
-			return err
+		Use: probeChildName, Hidden: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				_, err := io.Copy(io.Discard, os.Stdin)
+				return err
+			}
+			pid, err := strconv.Atoi(args[0])
+			if err != nil {
+				return usage(err)
+			}
+			return seizeOnce(pid)
 		},
 	}
+}
+
+func seizeOnce(pid int) error {
+	holder, err := exithold.New(exithold.Options{Max: 1, Judge: func(exithold.Exit) time.Duration { return 0 }})
+	if err != nil {
+		return err
+	}
+	return errors.Join(holder.Seize(pid, 0), holder.Close())
 }
 
 // freezerTier makes a cgroup, because the root has no freezer of its own.

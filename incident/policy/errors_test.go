@@ -6,10 +6,12 @@ import (
 	"testing"
 )
 
-// TestProblems has the text of every mistake that a file can have. "P: " begins
-// the one policy in whose mapping the text is.
-func TestProblems(t *testing.T) {
-	for _, tt := range []struct{ name, file, want string }{
+// problemCase is a file and the text of every mistake in it. "P: " begins the one
+// policy in whose mapping the text is.
+type problemCase struct{ name, file, want string }
+
+func TestProblemsOfForm(t *testing.T) {
+	for _, tt := range []problemCase{
 		{"empty", ``, `the file says nothing (leave --config out for the defaults)`},
 		{"only comments", "# nothing\n", `the file says nothing (leave --config out for the defaults)`},
 		{"only dashes", "---\n", `the file says nothing (leave --config out for the defaults)`},
@@ -39,6 +41,13 @@ func TestProblems(t *testing.T) {
 		{"mapping wanted", `agent: [a]`, `1:8: agent: is not a mapping (write lines of key: value)`},
 		{"list wanted", `runtimes: {runc: {roots: /a}}`, `1:26: runtimes.runc.roots: is not a list (write [a, b], or lines that begin with -)`},
 		{"value wanted", `agent: {run: [a]}`, `1:14: agent.run: is not a single value (write key: value)`},
+	} {
+		t.Run(tt.name, func(t *testing.T) { checkProblems(t, tt.file, tt.want) })
+	}
+}
+
+func TestProblemsOfAgent(t *testing.T) {
+	for _, tt := range []problemCase{
 		{"empty text", `agent: {run: ""}`, `1:14: agent.run: is empty (give it a value, or remove the key)`},
 		{"control character", `agent: {run: "/a\u0007b"}`, `1:14: agent.run: has the character U+0007, which cannot be seen (remove it)`},
 		{"number as text", `P: select: {name: 12}`, `2:28: policies[0].select.name: 12 is not text (write "12", in quotes)`},
@@ -70,6 +79,13 @@ func TestProblems(t *testing.T) {
 		{"examiner zone", `quarantine: {examiners: ["fe80::1%eth0"]}`, `1:26: quarantine.examiners[0]: fe80::1%eth0 has a zone (examiners are known by address alone: leave %eth0 out)`},
 		{"examiner mapped", `quarantine: {examiners: ["::ffff:10.0.0.0/104"]}`, `1:26: quarantine.examiners[0]: ::ffff:10.0.0.0/104 is IPv4 in the guise of IPv6 (write it as IPv4)`},
 		{"examiner twice", `quarantine: {examiners: [10.0.0.1, 10.0.0.1/32]}`, `1:36: quarantine.examiners[1]: 10.0.0.1/32 is there twice, first as quarantine.examiners[0] (remove one or rename it)`},
+	} {
+		t.Run(tt.name, func(t *testing.T) { checkProblems(t, tt.file, tt.want) })
+	}
+}
+
+func TestProblemsOfPolicies(t *testing.T) {
+	for _, tt := range []problemCase{
 		{"no name", `policies: [{mode: audit}]`, `1:12: policies[0].name: is missing (incidents are reported under it)`},
 		{"bad name", `policies: [{name: a b}]`, `1:19: policies[0].name: "a b" has ' ' in it (use letters, digits, and . _ -)`},
 		{"long name", `policies: [{name: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}]`, `1:19: policies[0].name: has 65 bytes (at most 63)`},
@@ -148,7 +164,7 @@ func TestBounds(t *testing.T) {
 	for range 60 {
 		many.WriteString("- {mode: x}\n")
 	}
-	for _, tt := range []struct{ name, file, want string }{
+	for _, tt := range []problemCase{
 		{"size", strings.Repeat("#", maxFile+1), "the file is larger than 1MiB (is it the configuration?)"},
 		{"lines", strings.Repeat("\n", maxLines), "the file has more than 20000 lines (is it the configuration?)"},
 		{"line", "a\n" + strings.Repeat("- ", maxLine), "2:1: the line is longer than 4KiB (break it)"},

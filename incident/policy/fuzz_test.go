@@ -14,7 +14,7 @@ func FuzzParse(f *testing.F) {
 		"", "~", "- a", "agent: &a {run: *a}", "? a\n: b", "agent: {run: |\n /a\n}", "policies:\n- {name: a, probe: {tcp: ':80'}}",
 		"policies: [{name: a, select: {labels: {'a.b/c': \"\\u00e9*\"}}}]", "agent: !!map {}", "<<: {}", "---\n...\n", "%YAML 1.2\n---\na: b",
 		"quarantine: {examiners: [10.0.0.0/8, '::1']}", "policies: [{name: a, hold: 0.5h, judge: 1e1s, signals: [SIGTERM]}]",
-		strings.Repeat("- ", 100), strings.Repeat("[", 31), "a: 'b", "\xef\xbb\xbfagent: {}", "agent:\r\n  run: /a\r\n", "\"agent\": {\"run\": \"/a\"}",
+		strings.Repeat("- ", 100), strings.Repeat("[", 31), "a: 'b", "\"agent\\n.run\": 1", "\xef\xbb\xbfagent: {}", "agent:\r\n  run: /a\r\n", "\"agent\": {\"run\": \"/a\"}",
 	} {
 		f.Add([]byte(s))
 	}

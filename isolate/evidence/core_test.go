@@ -13,11 +13,13 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/reprieve-dev/reprieve/vmtest/require"
 )
 
 // TestPagemap: both ways to read it agree on a mapping with known pages.
 func TestPagemap(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	m, err := unix.Mmap(-1, 0, 64<<20, readWrite, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		t.Fatal(err)

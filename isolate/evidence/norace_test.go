@@ -2,4 +2,7 @@
 
 package evidence
 
-const raceEnabled = false
+const (
+	raceEnabled = false
+	bigSize     = 256 << 20
+)

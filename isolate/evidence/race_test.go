@@ -2,4 +2,7 @@
 
 package evidence
 
-const raceEnabled = true
+const (
+	raceEnabled = true
+	bigSize     = 32 << 20 // the compressor is ten times slower
+)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/reprieve-dev/reprieve/loader"
+	"github.com/reprieve-dev/reprieve/vmtest/require"
 )
 
 // small is a bundle without processes.
@@ -195,7 +196,7 @@ func TestMinFree(t *testing.T) {
 
 // TestDiskFull has room for all but the memory.
 func TestDiskFull(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
 		t.Skipf("needs tmpfs: %v", err)
@@ -220,7 +221,7 @@ func TestDiskFull(t *testing.T) {
 
 // TestKilledInMidCapture kills -9 a taker while it writes a core.
 func TestKilledInMidCapture(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	s := mustOpen(t, Limits{})
 	v := startVictim(t, bigVictim, nil)
 	killTaker(t, s, v.pid)

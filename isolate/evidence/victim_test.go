@@ -19,6 +19,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/reprieve-dev/reprieve/vmtest/require"
 )
 
 // victim is a process of the test binary that has planted a secret in its memory.
@@ -36,10 +38,10 @@ func secretOf(kind string, pid int) []byte {
 }
 
 const (
+	denseVariable = "REPRIEVE_EVIDENCE_DENSE" // no sparse TiB, with which gcore takes half a minute
 	plainVictim   = "plain"
 	bigVictim     = "big"
 	takerVictim   = "taker"
-	bigSize       = 256 << 20
 	sparseSize    = 1 << 40
 	forbiddenKind = "forbidden" // in memory that MADV_DONTDUMP excludes
 	hiddenKind    = "hidden"    // in memory without read permission
@@ -97,7 +99,7 @@ func plantSecret(secret []byte) uintptr {
 	return uintptr(unsafe.Pointer(&m[4<<20]))
 }
 
-// growBig touches 256 MiB of which half compresses, one page in 64 GiB of a
+// growBig touches bigSize bytes of which half compresses, one page in 64 GiB of a
 // sparse TiB, and memory that must not, or not easily, be read.
 func growBig() {
 	m := mustMap(bigSize, readWrite, unix.MAP_PRIVATE)
@@ -109,9 +111,8 @@ func growBig() {
 			m[i] = 7
 		}
 	}
-	sparse := mustMap(sparseSize, readWrite, unix.MAP_PRIVATE|unix.MAP_NORESERVE)
-	for i := 0; i < len(sparse); i += 64 << 30 {
-		sparse[i] = 1
+	if os.Getenv(denseVariable) == "" {
+		growSparse()
 	}
 	pid := os.Getpid()
 	forbidden := mustMap(1<<20, readWrite, unix.MAP_PRIVATE)
@@ -135,6 +136,9 @@ func startVictim(tb testing.TB, kind string, attr *syscall.SysProcAttr, env ...s
 	}
 	if v.stdin, err = v.StdinPipe(); err != nil {
 		tb.Fatal(err)
+	}
+	if kind == bigVictim {
+		needMemory(tb, 4*bigSize)
 	}
 	if err := v.Start(); err != nil {
 		tb.Fatal(err)
@@ -167,30 +171,27 @@ func runTaker() int {
 	return 0
 }
 
-func needRoot(tb testing.TB) {
+// needMemory skips in small VMs, where the temporary directory is in memory too.
+func needMemory(tb testing.TB, bytes uint64) {
 	tb.Helper()
-	if os.Geteuid() != 0 {
-		tb.Skip("needs root")
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		tb.Fatal(err)
+	}
+	if free := (info.Freeram + info.Bufferram) * uint64(info.Unit); free < bytes {
+		tb.Skipf("needs %d MiB of memory, %d are free", bytes>>20, free>>20)
 	}
 }
 
 // mustCgroup makes an empty cgroup v2 and removes it at the end of the test.
 func mustCgroup(tb testing.TB) string {
 	tb.Helper()
-	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		var st unix.Statfs_t
-		if unix.Statfs(root, &st) != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
-			continue
-		}
-		dir, err := os.MkdirTemp(root, "reprieve-evidence-")
-		if err != nil {
-			tb.Fatal(err)
-		}
-		tb.Cleanup(func() { waitFor(tb, "cgroup to be empty", func() bool { return unix.Rmdir(dir) == nil }) })
-		return dir
+	dir, err := os.MkdirTemp(require.Cgroup2(tb), "reprieve-evidence-")
+	if err != nil {
+		tb.Fatal(err)
 	}
-	tb.Skip("needs cgroup v2")
-	return ""
+	tb.Cleanup(func() { waitFor(tb, "cgroup to be empty", func() bool { return unix.Rmdir(dir) == nil }) })
+	return dir
 }
 
 func mustWrite(tb testing.TB, path, text string) {
@@ -217,6 +218,13 @@ func mustFreeze(tb testing.TB, cgroup string) {
 		data, _ := os.ReadFile(filepath.Join(cgroup, "cgroup.events"))
 		return strings.Contains(string(data), "frozen 1")
 	})
+}
+
+func growSparse() {
+	sparse := mustMap(sparseSize, readWrite, unix.MAP_PRIVATE|unix.MAP_NORESERVE)
+	for i := 0; i < len(sparse); i += 64 << 30 {
+		sparse[i] = 1
+	}
 }
 
 func takerCommand(store string, target int) *exec.Cmd {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -141,15 +142,21 @@ func explain(pid int, cause error) error {
 	return fmt.Errorf("ptrace: %w (needs CAP_SYS_PTRACE in the user namespace of the process, and no LSM that denies it)", cause)
 }
 
-// lettingGo says that nobody traces the process any more, or only a thread of
-// the agent, which is about to end.
-func lettingGo(pid int) bool {
+// worthWaiting is for how long a refused PTRACE_SEIZE may succeed yet: nobody
+// traces the process any more, or only a thread of the agent which is about to end.
+func worthWaiting(pid int) time.Duration {
 	tracer, err := statusNumber(pid, "TracerPid")
-	if err != nil || tracer == 0 {
-		return err == nil
+	if err != nil {
+		return 0
+	}
+	if tracer == 0 {
+		return settle
 	}
 	agent, err := statusNumber(tracer, "Tgid")
-	return errors.Is(err, ErrGone) || agent == unix.Getpid()
+	if errors.Is(err, ErrGone) || agent == unix.Getpid() {
+		return threadEnd
+	}
+	return 0
 }
 
 // command is the name of a process or thread, empty when it is gone.

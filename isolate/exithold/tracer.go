@@ -99,7 +99,7 @@ func (t *tracer) attach() error {
 // seizeAny seizes the first thread, or another one where the first has ended. It
 // waits for an earlier tracer of this process that is about to let go.
 func (t *tracer) seizeAny() error {
-	for until := time.Now().Add(settle); ; time.Sleep(settle / 20) {
+	for start := time.Now(); ; time.Sleep(settle / 20) {
 		cause := t.seize(t.pid)
 		if cause == nil {
 			return nil
@@ -108,7 +108,7 @@ func (t *tracer) seizeAny() error {
 		if err == nil && !slices.Contains(tids, t.pid) && t.seizeOne(tids) {
 			return nil
 		}
-		if !errors.Is(cause, unix.EPERM) || !lettingGo(t.pid) || time.Now().After(until) {
+		if !errors.Is(cause, unix.EPERM) || time.Since(start) >= worthWaiting(t.pid) {
 			return explain(t.pid, cause)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/reprieve-dev/reprieve/vmtest/require"
 	"github.com/reprieve-dev/reprieve/workload"
 )
 
@@ -27,9 +27,7 @@ type lab struct {
 
 func newLab(tb testing.TB) *lab {
 	tb.Helper()
-	if os.Geteuid() != 0 {
-		tb.Skip("needs root")
-	}
+	require.Root(tb)
 	runtime.LockOSThread()
 	before, err := netns.Get()
 	l := &lab{TB: tb}

@@ -58,9 +58,13 @@ func Each(t *testing.T, test func(t *testing.T, f *Fixture)) {
 	t.Run(workload.ContainerdName, func(t *testing.T) { test(t, Containerd(t)) })
 }
 
+// Prefix starts the names of all directories and containers of this process's
+// fixtures, so that tests that run beside it are told apart.
+func Prefix() string { return fmt.Sprintf("rpv%dx", os.Getpid()) }
+
 // newFixture makes the directory. Its path is short, as sockets are below it.
 func newFixture(tb testing.TB) *Fixture {
-	dir, err := os.MkdirTemp("", "rpv")
+	dir, err := os.MkdirTemp("", Prefix()+"*")
 	if err != nil {
 		tb.Fatal(err)
 	}

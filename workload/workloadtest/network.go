@@ -20,7 +20,7 @@ import (
 func NetNS(tb testing.TB) string {
 	tb.Helper()
 	require.Root(tb)
-	dir, err := os.MkdirTemp("", "rpvns")
+	dir, err := os.MkdirTemp("", Prefix()+"ns*")
 	must(tb, err)
 	path := filepath.Join(dir, "net")
 	must(tb, os.WriteFile(path, nil, 0o600))

@@ -26,8 +26,6 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// QEMU is killed when the thread that started it ends; the main thread ends last.
-	runtime.LockOSThread()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -66,7 +64,7 @@ func parse(args []string, stderr io.Writer) (suite.Options, error) {
 	set.StringVar(&o.Run, "run", "", "run only tests matching `regexp`")
 	set.BoolVar(&o.Short, "short", false, "tell tests to be short")
 	set.BoolVar(&o.Verbose, "v", false, "print all test output")
-	set.IntVar(&o.Jobs, "j", 1, "guests at once; one with two CPUs is faster than two on a machine with two cores")
+	set.IntVar(&o.Jobs, "j", min(2, runtime.NumCPU()), "guests at once; one has two CPUs and mostly uses one")
 	set.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "limit for one package or the script")
 	set.DurationVar(&o.Deadline, "deadline", 20*time.Minute, "limit for one guest")
 	set.IntVar(&o.MemoryMB, "memory", 3072, "guest memory in `MiB`")
