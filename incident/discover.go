@@ -3,8 +3,6 @@ package incident
 import (
 	"context"
 	"errors"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/reprieve-dev/reprieve/loader"
@@ -134,36 +132,13 @@ func patience(age time.Duration) time.Duration {
 	return 100 * time.Millisecond
 }
 
-// candidates are the workloads that a cgroup path can belong to. Runtimes name
-// the last directory after the container, with or without a systemd scope
-// around it: "cri-containerd-ID.scope", "docker-ID.scope", "ID".
-func (a *Agent) candidates(name string) []workload.Ref {
-	id := strings.TrimSuffix(path.Base(name), ".scope")
-	for _, prefix := range []string{"cri-containerd-", "containerd-", "docker-", "libpod-", "runc-"} {
-		id = strings.TrimPrefix(id, prefix)
-	}
+// candidates are the workloads that a cgroup path can belong to.
+func (a *Agent) candidates(cgroup string) []workload.Ref {
 	var refs []workload.Ref
-	for runtime := range a.runtimes {
-		switch runtime {
-		case "containerd":
-			for _, namespace := range a.namespaces(name) {
-				refs = append(refs, workload.Ref{Runtime: runtime, Namespace: namespace, ID: id})
-			}
-		default:
-			refs = append(refs, workload.Ref{Runtime: runtime, ID: id})
-		}
+	for _, r := range a.runtimes {
+		refs = append(refs, r.Locate(cgroup)...)
 	}
 	return refs
-}
-
-// namespaces are those of containerd that a cgroup path may belong to: the one
-// in the path, and those of Kubernetes and Docker, whose paths do not name them.
-func (a *Agent) namespaces(name string) []string {
-	all := []string{"k8s.io", "moby"}
-	if parent := path.Base(path.Dir(name)); parent != "." && parent != "/" && !strings.Contains(parent, ".slice") {
-		all = append([]string{parent}, all...)
-	}
-	return all
 }
 
 // born begins to resolve a cgroup.

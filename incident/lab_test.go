@@ -20,13 +20,13 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/reprieve-dev/reprieve/incident/journal"
 	"github.com/reprieve-dev/reprieve/incident/policy"
 	"github.com/reprieve-dev/reprieve/isolate/evidence"
 	"github.com/reprieve-dev/reprieve/isolate/network"
 	"github.com/reprieve-dev/reprieve/loader"
+	"github.com/reprieve-dev/reprieve/recovery"
 	"github.com/reprieve-dev/reprieve/workload"
 	"github.com/reprieve-dev/reprieve/workload/workloadtest"
 )
@@ -166,6 +166,20 @@ func (l *lab) endAll() []journal.Incident {
 	}
 	all, _ := l.agent.Incidents(ctx, journal.Filter{})
 	return all
+}
+
+// undoAll is undo where no agent runs any more.
+func (l *lab) undoAll() {
+	story, err := journal.Open(l.Context(), filepath.Join(l.config.Agent.State, "journal.db"))
+	must(l, err)
+	defer story.Close()
+	all, err := story.List(l.Context(), journal.Filter{})
+	must(l, err)
+	replacer := recovery.New([]workload.Runtime{l.fixture.Runtime}, recovery.Options{Run: l.config.Agent.Run})
+	defer replacer.Close()
+	for _, i := range all {
+		must(l, replacer.UndoIncident(l.Context(), i.ID))
+	}
 }
 
 // undo removes what incidents have made.
@@ -379,5 +393,3 @@ func timeline(i journal.Incident) string {
 	text, _ := json.MarshalIndent(i.Steps, "", " ")
 	return string(text)
 }
-
-var _ = unix.SIGKILL

@@ -33,6 +33,8 @@ func (f *fake) Name() string               { return "fake" }
 func (f *fake) Ping(context.Context) error { return nil }
 func (f *fake) Close() error               { return nil }
 
+func (f *fake) Locate(string) []workload.Ref { return nil }
+
 func (f *fake) List(context.Context) ([]workload.Workload, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

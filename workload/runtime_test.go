@@ -26,6 +26,7 @@ var conformance = []struct {
 	{"tells all statuses", tellsStatuses},
 	{"describes a workload", describes},
 	{"finds processes by cgroup", findsByCgroup},
+	{"locates by cgroup path", locates},
 	{"replaces a running one", replacesRunning},
 	{"replaces a dead one", replacesDead},
 	{"replaces a stopped one", replacesSIGSTOPped},
@@ -523,4 +524,20 @@ func mustRead(t testing.TB, file string) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+func locates(t *testing.T, f *workloadtest.Fixture) {
+	w := f.Start(t, workloadtest.Spec{})
+	if refs := f.Runtime.Locate(w.CgroupPath); !slices.Equal(refs, []workload.Ref{w.Ref}) {
+		t.Errorf("%s is located as %v, want %v", w.CgroupPath, refs, w.Ref)
+	}
+	scope := "/system.slice/cri-containerd-" + w.ID + ".scope"
+	if refs := f.Runtime.Locate(scope); !slices.Equal(refs, []workload.Ref{w.Ref}) {
+		t.Errorf("%s is located as %v, want %v", scope, refs, w.Ref)
+	}
+	for _, other := range []string{"", "/", "/..", "/*", "/system.slice/cron.service", "/a/.scope"} {
+		if refs := f.Runtime.Locate(other); len(refs) != 0 {
+			t.Errorf("%q is located as %v", other, refs)
+		}
+	}
 }

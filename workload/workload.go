@@ -80,6 +80,11 @@ type Runtime interface {
 	List(ctx context.Context) ([]Workload, error)
 	// Inspect returns one, or ErrNotFound.
 	Inspect(ctx context.Context, ref Ref) (Workload, error)
+	// Locate names the workloads that a cgroup of this path may belong to, judged
+	// by its last directory and the runtime's files alone: it asks no daemon, for
+	// it is called for every new cgroup of the host. Inspect tells whether it is
+	// so: then the CgroupID is the same.
+	Locate(cgroup string) []Ref
 	// Create makes a workload from the image (or bundle), specification, mounts
 	// and labels of another one, up to the moment before its program runs:
 	// status Created, cgroup in place. The original may run, be frozen, or be

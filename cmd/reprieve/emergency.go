@@ -74,7 +74,7 @@ func (a *app) configAnyway() policy.Config {
 
 func (e *emergency) release(ctx context.Context) {
 	if pid := agentProcess(e.config.Agent.Run); pid != "" {
-		e.add(deed{Did: "left", What: "agent, process " + pid, Note: "it runs without its kernel side: stop it"})
+		e.add(deed{Did: "left", What: "agent, process " + pid, Note: "stop it: it has no kernel side after this"})
 	}
 	e.removePins()
 	e.thaw(ctx)

@@ -98,11 +98,7 @@ func (a *app) pastEvents(ctx context.Context, f eventsFlags) error {
 	}
 	var past []*v1.Event
 	for _, i := range resp.Incidents {
-		whole, err := a.getIncident(ctx, i.Id)
-		if err != nil {
-			return err
-		}
-		past = append(past, stepEvents(whole)...)
+		past = append(past, stepEvents(i)...)
 	}
 	slices.SortStableFunc(past, func(x, y *v1.Event) int { return x.Time.AsTime().Compare(y.Time.AsTime()) })
 	if f.count > 0 {

@@ -252,14 +252,7 @@ func killTaker(t *testing.T, s *Store, target int) {
 	if err := taker.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "a core being written", func() bool {
-		cores, _ := filepath.Glob(filepath.Join(s.dir, takingPrefix+"*", "cores", strconv.Itoa(target)+".core.zst"))
-		if len(cores) == 0 {
-			return false
-		}
-		info, err := os.Stat(cores[0])
-		return err == nil && info.Size() > 1<<20
-	})
+	awaitCore(t, s, target)
 	if _, err := Open(s.dir, Limits{}); err != nil { // must leave the living taker alone
 		t.Fatal(err)
 	}
@@ -270,6 +263,19 @@ func killTaker(t *testing.T, s *Store, target int) {
 		t.Fatal(err)
 	}
 	_ = taker.Wait()
+}
+
+// awaitCore waits until 1 MiB of a core is written.
+func awaitCore(t *testing.T, s *Store, target int) {
+	t.Helper()
+	waitFor(t, "a core being written", func() bool {
+		cores, _ := filepath.Glob(filepath.Join(s.dir, takingPrefix+"*", "cores", strconv.Itoa(target)+".core.zst"))
+		if len(cores) == 0 {
+			return false
+		}
+		info, err := os.Stat(cores[0])
+		return err == nil && info.Size() > 1<<20
+	})
 }
 
 // TestOpenFinishes what crashes left between two steps.

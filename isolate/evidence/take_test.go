@@ -340,6 +340,27 @@ func TestTakeVanished(t *testing.T) {
 	mustContain(t, s, b.ID, secretOf(plainVictim, alive.pid), true)
 }
 
+// TestTakeKilledInMidCapture: the memory goes while its core is written.
+func TestTakeKilledInMidCapture(t *testing.T) {
+	require.Root(t)
+	v, other := startVictim(t, bigVictim, nil), startVictim(t, plainVictim, nil)
+	s := mustOpen(t, Limits{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		awaitCore(t, s, v.pid)
+		_ = v.Process.Kill()
+	}()
+	b := mustTake(t, s, Request{Incident: "k", PIDs: []int{v.pid, other.pid}, Memory: true, Fault: detect.Fault{PID: v.pid}})
+	<-done
+	mustVerify(t, s, b)
+	m, err := s.Manifest(b.ID)
+	if err != nil || b.Partial || !strings.Contains(fmt.Sprint(m.Omitted), fmt.Sprintf("memory of process %d", v.pid)) {
+		t.Errorf("omitted: %v, %v", m.Omitted, err)
+	}
+	mustContain(t, s, b.ID, secretOf(plainVictim, other.pid), true)
+}
+
 // TestTakeZombie: its /proc is there, its memory is not.
 func TestTakeZombie(t *testing.T) {
 	require.Root(t)

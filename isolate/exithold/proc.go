@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -142,21 +141,15 @@ func explain(pid int, cause error) error {
 	return fmt.Errorf("ptrace: %w (needs CAP_SYS_PTRACE in the user namespace of the process, and no LSM that denies it)", cause)
 }
 
-// worthWaiting is for how long a refused PTRACE_SEIZE may succeed yet: nobody
-// traces the process any more, or only a thread of the agent which is about to end.
-func worthWaiting(pid int) time.Duration {
+// tracedByAgent says that a thread of the agent traces the process; one that has
+// just ended counts.
+func tracedByAgent(pid int) bool {
 	tracer, err := statusNumber(pid, "TracerPid")
-	if err != nil {
-		return 0
-	}
-	if tracer == 0 {
-		return settle
+	if err != nil || tracer == 0 {
+		return false
 	}
 	agent, err := statusNumber(tracer, "Tgid")
-	if errors.Is(err, ErrGone) || agent == unix.Getpid() {
-		return threadEnd
-	}
-	return 0
+	return errors.Is(err, ErrGone) || agent == unix.Getpid()
 }
 
 // command is the name of a process or thread, empty when it is gone.

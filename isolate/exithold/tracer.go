@@ -99,7 +99,8 @@ func (t *tracer) attach() error {
 // seizeAny seizes the first thread, or another one where the first has ended. It
 // waits for an earlier tracer of this process that is about to let go.
 func (t *tracer) seizeAny() error {
-	for start := time.Now(); ; time.Sleep(settle / 20) {
+	for until := time.Now().Add(threadEnd); ; time.Sleep(settle / 20) {
+		leaving := tracedByAgent(t.pid) // asked before the attempt: it may leave right after
 		cause := t.seize(t.pid)
 		if cause == nil {
 			return nil
@@ -108,7 +109,7 @@ func (t *tracer) seizeAny() error {
 		if err == nil && !slices.Contains(tids, t.pid) && t.seizeOne(tids) {
 			return nil
 		}
-		if !errors.Is(cause, unix.EPERM) || time.Since(start) >= worthWaiting(t.pid) {
+		if !leaving || time.Now().After(until) {
 			return explain(t.pid, cause)
 		}
 	}

@@ -1,0 +1,175 @@
+package incident
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/reprieve-dev/reprieve/incident/journal"
+	"github.com/reprieve-dev/reprieve/incident/policy"
+	"github.com/reprieve-dev/reprieve/loader"
+	"github.com/reprieve-dev/reprieve/vmtest/require"
+	"github.com/reprieve-dev/reprieve/workload"
+	"github.com/reprieve-dev/reprieve/workload/workloadtest"
+)
+
+// agentVariable makes the test binary an agent that can be killed.
+const agentVariable = "REPRIEVE_TEST_AGENT"
+
+// points are all failpoints of an incident, in their order.
+func points() []string {
+	all := []string{"incident:open"}
+	for _, step := range []string{stepHold, stepFence, stepReplace, stepFreeze, stepEvidence} {
+		all = append(all, step+":begin")
+		switch step {
+		case stepFence:
+			all = append(all, "fence:closed")
+		case stepReplace:
+			all = append(all, "replace:prepared")
+		}
+		all = append(all, step+":end", step+":done")
+	}
+	return append(all, "quarantined")
+}
+
+// runAgent is an agent of its own process: configuration file, runc's root and
+// bundles, and the point at which it kills itself.
+func runAgent(args []string) {
+	config, err := policy.Load(args[0])
+	if err != nil {
+		panic(err)
+	}
+	runc := workload.NewRunc(workload.RuncOptions{Roots: []string{args[1]}, BundleDir: args[2]})
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	at := func(point string) {
+		if point == args[3] {
+			unix.Kill(os.Getpid(), unix.SIGKILL)
+			unix.Pause()
+		}
+	}
+	agent, _, err := assemble(context.Background(), config, []workload.Runtime{runc}, log, at)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println("ready")
+	if err := agent.Run(context.Background()); err != nil {
+		panic(err)
+	}
+}
+
+// spawn starts an agent process that dies at point ("" for never).
+func (l *lab) spawn(point string) *exec.Cmd {
+	l.Helper()
+	file := filepath.Join(l.dir, "config.yaml")
+	must(l, os.WriteFile(file, []byte(l.config.String()), 0o600))
+	c := exec.Command("/proc/self/exe", file, l.fixture.Root, filepath.Join(l.fixture.Dir, "bundles"), point)
+	c.Env = append(os.Environ(), agentVariable+"=1")
+	c.Stderr = testWriter{l.T}
+	out, err := c.StdoutPipe()
+	must(l, err)
+	must(l, c.Start())
+	l.Cleanup(func() { c.Process.Kill(); c.Wait() })
+	var word string
+	if _, err := fmt.Fscan(out, &word); err != nil {
+		l.Fatalf("the agent did not start: %v", err)
+	}
+	return c
+}
+
+// Killed at any point of an incident, with guards in force meanwhile, the next
+// agent brings it to the same end.
+func TestKilledAtEveryPoint(t *testing.T) {
+	require.LSM(t)
+	f := workloadtest.Runc(t)
+	for _, point := range points() {
+		t.Run(strings.ReplaceAll(point, ":", "-"), func(t *testing.T) {
+			l := newLab(t, f, func(p *policy.Policy) { p.Mode, p.ExitHold = policy.Always, false })
+			w, identity := l.victimOf(l.spawn(point))
+			if !running(w) {
+				t.Fatal("the workload did not outlive the agent's death")
+			}
+			if status := l.runtimeKill(w, "KILL"); status == 0 || !running(w) {
+				t.Errorf("with the agent dead: kill gave %d, running %v", status, running(w))
+			}
+			l.start()
+			i := l.awaitState(journal.StateQuarantined)
+			l.checkReprieve(w, i, identity)
+			l.checkRelease(w, i)
+		})
+	}
+}
+
+// victimOf starts the application under an agent process, stops it, and waits
+// for the agent's own death.
+func (l *lab) victimOf(agent *exec.Cmd) (workload.Workload, string) {
+	l.Helper()
+	w := l.fixture.Start(l, workloadtest.Spec{Args: workloadtest.Shell(application), NetNS: l.port.NetNS})
+	identity := l.awaitAnswer(l.client.NetNS, "")
+	workloadtest.Await(l, "its guard", func() bool { return l.guarded(w) })
+	l.runtimeKill(w, "TERM")
+	died := make(chan error, 1)
+	go func() { died <- agent.Wait() }()
+	select {
+	case <-died:
+	case <-time.After(workloadtest.Patience):
+		l.Fatal("the agent did not come to the point where it kills itself")
+	}
+	return w, identity
+}
+
+// guarded looks from outside of any agent: who is denied signal 0 is denied
+// nothing, so it asks by a signal that does no harm.
+func (l *lab) guarded(w workload.Workload) bool {
+	k, err := loader.Peek(l.config.Agent.Pins)
+	if err != nil {
+		return false
+	}
+	defer k.Close()
+	_, err = k.Guard(w.CgroupID)
+	return err == nil
+}
+
+// awaitState waits until the only incident is in a state.
+func (l *lab) awaitState(state journal.State) (i journal.Incident) {
+	l.Helper()
+	workloadtest.Await(l, "the incident is "+string(state), func() bool {
+		all, err := l.agent.Incidents(l.Context(), journal.Filter{})
+		must(l, err)
+		if len(all) > 1 {
+			l.Fatalf("%d incidents of one fault", len(all))
+		}
+		if len(all) == 1 {
+			i = all[0]
+		}
+		return i.State == state
+	})
+	return i
+}
+
+// With the agent kept dead, the deadline frees the workload.
+func TestDeadlineFreesWithoutAgent(t *testing.T) {
+	require.LSM(t)
+	l := newLab(t, workloadtest.Runc(t), func(p *policy.Policy) {
+		p.Mode, p.ExitHold, p.Hold, p.ExitHoldLimit, p.Retention = policy.Always, false, 8*time.Second, 8*time.Second, 8*time.Second
+	})
+	l.Cleanup(func() { must(l, loader.Remove(l.config.Agent.Pins)) })
+	w, _ := l.victimOf(l.spawn("freeze:done"))
+	if !running(w) {
+		t.Fatal("it died with the agent")
+	}
+	workloadtest.Await(t, "the deadline frees it", func() bool {
+		unix.Kill(w.InitPID, syscall.SIGKILL)
+		return !alive(w)
+	})
+	l.undoAll()
+}
