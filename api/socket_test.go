@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -76,7 +77,10 @@ func TestOtherFileIsNotTaken(t *testing.T) {
 // mustGet gets a page by plain HTTP/1.1, as Prometheus does.
 func mustGet(tb testing.TB, s *serving, path string) (int, string) {
 	tb.Helper()
-	transport := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", s.socket) }}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", s.socket)
+	}}
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport}).Get("http://agent" + path)
 	if err != nil {
