@@ -71,12 +71,13 @@ enum event_kind {
 };
 
 enum event_flag {
-	EVENT_INIT = 1 << 0,    /* the process is the workload's init */
-	EVENT_FAULTY = 1 << 1,  /* this event made the workload faulty */
-	EVENT_FENCED = 1 << 2,  /* and closed its fence */
-	EVENT_KERNEL = 1 << 3,  /* the signal came from the kernel itself */
-	EVENT_LAST = 1 << 4,    /* last thread of its process */
-	EVENT_GUARDED = 1 << 5, /* a guard was holding when it happened */
+	EVENT_INIT = 1 << 0,     /* the process is the workload's init */
+	EVENT_FAULTY = 1 << 1,   /* this event made the workload faulty */
+	EVENT_FENCED = 1 << 2,   /* and closed its fence */
+	EVENT_KERNEL = 1 << 3,   /* the signal came from the kernel itself */
+	EVENT_LAST = 1 << 4,     /* last thread of its process */
+	EVENT_STOPPING = 1 << 6, /* it had been told to stop */
+	EVENT_GUARDED = 1 << 5,  /* a guard was holding when it happened */
 };
 
 /* Key: cgroup id (inode of its directory). Writer: user space arms, kernel marks. */
@@ -121,8 +122,11 @@ struct subject {
 	__u64 window_drops;
 	__u32 init_tgid; /* host pid of its init; 0: found by pid namespace */
 	__u32 flags;     /* enum subject_flag */
+	/* When somebody outside last told its init to stop, and was not refused: an
+	 * end soon after is that stop, whatever its status, and no fault of its own. */
+	__u64 stopping_ns;
 };
-_Static_assert(sizeof(struct subject) == 32, "subject layout");
+_Static_assert(sizeof(struct subject) == 40, "subject layout");
 
 /* Key: cgroup id. A cgroup made lately, whether known or not. */
 struct newborn {

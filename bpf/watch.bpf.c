@@ -28,6 +28,11 @@ const struct event *emit_event __attribute__((unused));
 /* TERM KILL INT QUIT HUP ABRT STOP: what the flight record keeps. */
 #define STOP_SIGNALS \
 	(SIG_BIT(15) | SIG_BIT(9) | SIG_BIT(2) | SIG_BIT(3) | SIG_BIT(1) | SIG_BIT(6) | SIG_BIT(19))
+/* TERM KILL INT QUIT: told to stop. HUP and the others have other uses, too. */
+#define WANTED_STOPS (SIG_BIT(15) | SIG_BIT(9) | SIG_BIT(2) | SIG_BIT(3))
+/* An end within this time of a stop is its effect. Kubernetes' default grace is
+ * 30 s; more than ten times that is rare. */
+#define STOP_WINDOW_NS 300000000000ULL
 #define SIG_DFL 0
 
 /* cgroup id -> when it was made and when its init first ran its program. LRU:
@@ -49,19 +54,28 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } victims SEC(".maps");
 
-/* The fault that a wait status is: any end of init but exit(0) and a stop
- * signal, whose meaning user space judges. */
-static __always_inline __u32 fault_of_exit(int status, bool oom)
+static __always_inline bool is_stopping(struct subject *subject)
+{
+	__u64 since = subject->stopping_ns;
+
+	return since && bpf_ktime_get_boot_ns() - since < STOP_WINDOW_NS;
+}
+
+/* The fault that a wait status is. An end by a stop signal that nobody was seen
+ * to send (from inside, or before the workload was known) is a stop, too. */
+static __always_inline __u32 fault_of_exit(int status, bool oom, bool stopping)
 {
 	int sig = status & 0x7f;
 
 	if (oom)
 		return FAULT_OOM;
+	if (stopping)
+		return FAULT_STOP;
 	if (!status)
 		return FAULT_NONE;
 	if (!sig)
 		return FAULT_EXIT;
-	return FAULT_SIGNALS & SIG_BIT(sig) ? FAULT_FATAL_SIGNAL : FAULT_NONE;
+	return FAULT_SIGNALS & SIG_BIT(sig) ? FAULT_FATAL_SIGNAL : FAULT_STOP;
 }
 
 static __always_inline __u32 guarded_flag(__u64 id)
@@ -81,7 +95,7 @@ int watch_exit(__u64 *ctx)
 	__u64 id = nearest(task_cgroup(task), &subjects);
 	struct subject *subject;
 	__u32 tgid, fault, flags;
-	bool init, oom, last;
+	bool init, oom, last, stopping;
 	struct event *e;
 	int status;
 
@@ -101,8 +115,10 @@ int watch_exit(__u64 *ctx)
 		count(COUNT_QUIET);
 		return 0;
 	}
-	fault = fault_of_exit(status, oom);
-	flags = guarded_flag(id) | EVENT_LAST | (init ? EVENT_INIT : 0);
+	stopping = is_stopping(subject);
+	fault = fault_of_exit(status, oom, stopping);
+	flags = guarded_flag(id) | EVENT_LAST | (init ? EVENT_INIT : 0) |
+		(stopping ? EVENT_STOPPING : 0);
 	if (fault)
 		flags |= declare_fault(id, fault, init);
 	e = event_new(EVENT_EXIT, id, task);
@@ -137,7 +153,10 @@ int BPF_PROG(watch_fatal, int sig, struct kernel_siginfo *info, struct k_sigacti
 		return 0;
 	init = is_init(task, subject);
 	flags = guarded_flag(id) | (init ? EVENT_INIT : 0);
-	flags |= declare_fault(id, FAULT_FATAL_SIGNAL, init);
+	if (is_stopping(subject))
+		flags |= EVENT_STOPPING;
+	else
+		flags |= declare_fault(id, FAULT_FATAL_SIGNAL, init);
 	e = event_new(EVENT_FATAL, id, task);
 	if (!e)
 		return 0;
@@ -146,6 +165,11 @@ int BPF_PROG(watch_fatal, int sig, struct kernel_siginfo *info, struct k_sigacti
 	e->flags = flags;
 	event_send(e, 0);
 	return 0;
+}
+
+static __always_inline bool sender_is_outside(__u64 id)
+{
+	return nearest(task_cgroup((void *)bpf_get_current_task()), &subjects) != id;
 }
 
 /* Who sent a stop signal that passed: the story's first line on hosts without
@@ -158,6 +182,7 @@ int BPF_PROG(watch_sent, int sig, struct kernel_siginfo *info, struct task_struc
 	struct event *e;
 	__u64 raw = 0, id;
 	__u32 flags;
+	bool init;
 
 	if (sig <= 0 || sig > 31 || !(STOP_SIGNALS & SIG_BIT(sig)))
 		return 0;
@@ -165,11 +190,16 @@ int BPF_PROG(watch_sent, int sig, struct kernel_siginfo *info, struct task_struc
 	subject = id ? bpf_map_lookup_elem(&subjects, &id) : NULL;
 	if (!subject)
 		return 0;
-	flags = guarded_flag(id) | (is_init(task, subject) ? EVENT_INIT : 0);
+	init = is_init(task, subject);
+	flags = guarded_flag(id) | (init ? EVENT_INIT : 0);
 	/* info may be SEND_SIG_NOINFO (0) or SEND_SIG_PRIV (1): a number. */
 	bpf_probe_read_kernel(&raw, sizeof(raw), &ctx[1]);
-	if (raw == 1)
+	if (raw == 1) {
 		flags |= EVENT_KERNEL;
+	} else if (init && WANTED_STOPS & SIG_BIT(sig) && sender_is_outside(id)) {
+		subject->stopping_ns = bpf_ktime_get_boot_ns();
+		flags |= EVENT_STOPPING;
+	}
 	e = event_new(EVENT_SENT, id, task);
 	if (!e)
 		return 0;

@@ -40,12 +40,12 @@ func FromEvent(e loader.Event, ref workload.Ref) (Fault, bool) {
 	ok := false
 	switch e.Kind {
 	case loader.Fatal:
-		f.Kind, f.Signal, ok = FatalSignal, e.Signal, true
+		f.Kind, f.Signal, ok = FatalSignal, e.Signal, !e.Has(loader.FlagStopping)
 	case loader.OOM:
 		f.Kind, ok = OOM, true
 	case loader.Exit:
 		f.Status = e.Code
-		f.Kind, ok = kindOfStatus(e.Code, e.Detail == uint32(loader.ReasonOOM))
+		f.Kind, ok = kindOfEnd(e.Code, e.Detail == uint32(loader.ReasonOOM), e.Has(loader.FlagStopping))
 		f.Signal = int(syscall.WaitStatus(e.Code) & 0x7f)
 	case loader.Held:
 		f.Kind, f.Signal, f.Held = Stop, e.Signal, true
@@ -59,25 +59,36 @@ func FromEvent(e loader.Event, ref workload.Ref) (Fault, bool) {
 	return f, ok && (f.Init || f.Faulty)
 }
 
-// FromStatus is the fault of an exit held: the wait status of init, and whether
-// the OOM killer chose it.
-func FromStatus(ref workload.Ref, cgroup uint64, pid, status int, oom bool, at loader.BootTime) (Fault, bool) {
-	kind, ok := kindOfStatus(status, oom)
+// End is what the exit hold knows of the end of a workload's init.
+type End struct {
+	Workload workload.Ref
+	Cgroup   uint64
+	At       loader.BootTime
+	PID      int
+	Status   int  // wait status
+	OOM      bool // the OOM killer chose it
+	Stopping bool // somebody outside had told it to stop
+}
+
+// FromEnd is the fault of an end that is held; false: none.
+func FromEnd(e End) (Fault, bool) {
+	kind, ok := kindOfEnd(e.Status, e.OOM, e.Stopping)
 	f := Fault{
-		Kind: kind, Workload: ref, Cgroup: cgroup, At: at, PID: pid, Status: status,
-		Signal: int(syscall.WaitStatus(status) & 0x7f), Init: true, Held: ok,
+		Kind: kind, Workload: e.Workload, Cgroup: e.Cgroup, At: e.At, PID: e.PID, Status: e.Status,
+		Signal: int(syscall.WaitStatus(e.Status) & 0x7f), Init: true, Held: ok,
 	}
 	f.Detail = f.describe(loader.Event{})
 	return f, ok
 }
 
-// kindOfStatus judges a wait status (wait(2)). An end by a signal that the
-// process did not cause itself is a stop from outside.
-func kindOfStatus(status int, oom bool) (Kind, bool) {
+// kindOfEnd judges a wait status (wait(2)) as fault_of_exit in the kernel does.
+func kindOfEnd(status int, oom, stopping bool) (Kind, bool) {
 	ws := syscall.WaitStatus(status)
 	switch {
 	case oom:
 		return OOM, true
+	case stopping:
+		return Stop, true
 	case status == 0:
 		return "", false
 	case ws.Exited():
@@ -114,7 +125,7 @@ func (f Fault) describe(e loader.Event) string {
 		return fmt.Sprintf("%s was chosen by the OOM killer", who)
 	case Stop:
 		if f.Sender.PID == 0 {
-			return fmt.Sprintf("%s was stopped by %s", who, unix.SignalName(syscall.Signal(f.Signal)))
+			return fmt.Sprintf("%s was stopped from outside: %s", who, statusText(f.Status))
 		}
 		return fmt.Sprintf("%s (%d) sent %s by %s", f.Sender.Command, f.Sender.PID,
 			unix.SignalName(syscall.Signal(f.Signal)), e.Way())
@@ -122,4 +133,13 @@ func (f Fault) describe(e loader.Event) string {
 		return fmt.Sprintf("%d packets dropped within a second, the last for reason %d", e.Code, e.Signal)
 	}
 	return ""
+}
+
+// statusText is a wait status in words.
+func statusText(status int) string {
+	ws := syscall.WaitStatus(status)
+	if ws.Exited() {
+		return fmt.Sprintf("exit status %d", ws.ExitStatus())
+	}
+	return unix.SignalName(ws.Signal())
 }

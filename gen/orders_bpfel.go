@@ -71,6 +71,7 @@ type OrdersSubject struct {
 	WindowDrops uint64
 	InitTgid    uint32
 	Flags       uint32
+	StoppingNs  uint64
 }
 
 // Names of all BPF objects in the ELF.

@@ -56,12 +56,13 @@ type WatchEvent struct {
 type WatchEventFlag uint32
 
 const (
-	WatchEventFlagEVENT_INIT    WatchEventFlag = 1
-	WatchEventFlagEVENT_FAULTY  WatchEventFlag = 2
-	WatchEventFlagEVENT_FENCED  WatchEventFlag = 4
-	WatchEventFlagEVENT_KERNEL  WatchEventFlag = 8
-	WatchEventFlagEVENT_LAST    WatchEventFlag = 16
-	WatchEventFlagEVENT_GUARDED WatchEventFlag = 32
+	WatchEventFlagEVENT_INIT     WatchEventFlag = 1
+	WatchEventFlagEVENT_FAULTY   WatchEventFlag = 2
+	WatchEventFlagEVENT_FENCED   WatchEventFlag = 4
+	WatchEventFlagEVENT_KERNEL   WatchEventFlag = 8
+	WatchEventFlagEVENT_LAST     WatchEventFlag = 16
+	WatchEventFlagEVENT_STOPPING WatchEventFlag = 64
+	WatchEventFlagEVENT_GUARDED  WatchEventFlag = 32
 )
 
 type WatchEventKind uint32
@@ -150,6 +151,7 @@ type WatchSubject struct {
 	WindowDrops uint64
 	InitTgid    uint32
 	Flags       uint32
+	StoppingNs  uint64
 }
 
 type WatchSubjectFlag uint32

@@ -162,7 +162,10 @@ func TestDeadlineFreesWithoutAgent(t *testing.T) {
 	l := newLab(t, workloadtest.Runc(t), func(p *policy.Policy) {
 		p.Mode, p.ExitHold, p.Hold, p.ExitHoldLimit, p.Retention = policy.Always, false, 8*time.Second, 8*time.Second, 8*time.Second
 	})
-	l.Cleanup(func() { must(l, loader.Remove(l.config.Agent.Pins)) })
+	l.Cleanup(func() {
+		must(l, loader.Remove(l.config.Agent.Pins)) // the replacement is guarded, too
+		l.undoAll()
+	})
 	w, _ := l.victimOf(l.spawn("freeze:done"))
 	if !running(w) {
 		t.Fatal("it died with the agent")
@@ -171,5 +174,4 @@ func TestDeadlineFreesWithoutAgent(t *testing.T) {
 		unix.Kill(w.InitPID, syscall.SIGKILL)
 		return !alive(w)
 	})
-	l.undoAll()
 }

@@ -137,17 +137,24 @@ func (a *Agent) letDie(s subject, f detect.Fault) {
 }
 
 // judgeExit says for how long an exit is held. It runs while the dying process
-// waits: it asks memory only.
+// waits: it asks memory only, its own and the kernel's.
 func (a *Agent) judgeExit(e exithold.Exit) time.Duration {
 	s, ok := a.known(e.Key)
 	if !ok {
 		return 0
 	}
-	f, ok := detect.FromStatus(s.workload.Ref, e.Key, e.PID, int(e.Status), a.isVictim(e.PID), e.At)
+	f, ok := detect.FromEnd(a.endOf(s, e))
 	if s.incident != "" || (ok && s.policy.Wants(f.Kind)) {
 		return s.policy.ExitHoldLimit
 	}
 	return 0
+}
+
+func (a *Agent) endOf(s subject, e exithold.Exit) detect.End {
+	return detect.End{
+		Workload: s.workload.Ref, Cgroup: e.Key, At: e.At, PID: e.PID, Status: int(e.Status),
+		OOM: a.isVictim(e.PID), Stopping: a.Kernel.Stopping(e.Key),
+	}
 }
 
 // reportExit makes a fault of an exit that is held, and tells of holds that
@@ -163,7 +170,7 @@ func (a *Agent) reportExit(e exithold.Exit) {
 	if e.Outcome != exithold.Held {
 		return
 	}
-	f, ok := detect.FromStatus(s.workload.Ref, e.Key, e.PID, int(e.Status), a.isVictim(e.PID), e.At)
+	f, ok := detect.FromEnd(a.endOf(s, e))
 	if !ok {
 		return
 	}

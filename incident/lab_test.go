@@ -81,6 +81,7 @@ quarantine: {bridge: %[3]s, examiners: [10.88.0.200/32]}
 policies:
   - name: lab
     mode: faulty
+    faults: [fatal-signal, exit, oom, hang, stop]
     hold: 10m
 `, os.Getpid(), l.dir, l.quarantine))
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/reprieve-dev/reprieve/isolate"
 	"github.com/reprieve-dev/reprieve/isolate/exithold"
+	"github.com/reprieve-dev/reprieve/vmtest/require"
 )
 
 const (
@@ -156,16 +157,7 @@ func (v *frozenVictim) mustSilence() {
 // mustFreezeCgroup makes a cgroup below the cgroup2 mount.
 func mustFreezeCgroup(tb testing.TB) string {
 	tb.Helper()
-	if os.Geteuid() != 0 {
-		tb.Skip("needs root (run the tests with sudo)")
-	}
-	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		if _, err := os.Stat(root + "/cgroup.controllers"); err == nil {
-			return mustTempCgroup(tb, root)
-		}
-	}
-	tb.Skip("needs cgroup version 2 (mount -t cgroup2 none /sys/fs/cgroup)")
-	return ""
+	return mustTempCgroup(tb, require.Cgroup2(tb))
 }
 
 // mustTempCgroup makes a cgroup that is removed at the end.

@@ -69,12 +69,13 @@ type Flags uint32
 
 // The flags of an event.
 const (
-	FlagInit    = Flags(gen.WatchEventFlagEVENT_INIT)
-	FlagFaulty  = Flags(gen.WatchEventFlagEVENT_FAULTY)
-	FlagFenced  = Flags(gen.WatchEventFlagEVENT_FENCED)
-	FlagKernel  = Flags(gen.WatchEventFlagEVENT_KERNEL)
-	FlagLast    = Flags(gen.WatchEventFlagEVENT_LAST)
-	FlagGuarded = Flags(gen.WatchEventFlagEVENT_GUARDED)
+	FlagInit     = Flags(gen.WatchEventFlagEVENT_INIT)
+	FlagFaulty   = Flags(gen.WatchEventFlagEVENT_FAULTY)
+	FlagFenced   = Flags(gen.WatchEventFlagEVENT_FENCED)
+	FlagKernel   = Flags(gen.WatchEventFlagEVENT_KERNEL)
+	FlagLast     = Flags(gen.WatchEventFlagEVENT_LAST)
+	FlagGuarded  = Flags(gen.WatchEventFlagEVENT_GUARDED)
+	FlagStopping = Flags(gen.WatchEventFlagEVENT_STOPPING)
 )
 
 // Event is one observation of the kernel side.

@@ -3,11 +3,15 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/reprieve-dev/reprieve/gen"
 )
+
+// stopWindow is STOP_WINDOW_NS of bpf/watch.bpf.c.
+const stopWindow = 300 * time.Second
 
 // Subject is a known workload: only these send events.
 type Subject struct {
@@ -18,7 +22,11 @@ type Subject struct {
 
 // Watch makes the cgroup id and all below it known.
 func (k *Kernel) Watch(id uint64, s Subject) error {
-	raw := gen.WatchSubject{DropLimit: s.DropLimit, InitTgid: uint32(s.InitPID)}
+	var old gen.WatchSubject
+	if err := k.maps["subjects"].Lookup(id, &old); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("watch cgroup %d: %w", id, err)
+	}
+	raw := gen.WatchSubject{DropLimit: s.DropLimit, InitTgid: uint32(s.InitPID), StoppingNs: old.StoppingNs}
 	if s.EveryExit {
 		raw.Flags = uint32(gen.WatchSubjectFlagSUBJECT_EVERY_EXIT)
 	}
@@ -34,6 +42,16 @@ func (k *Kernel) Unwatch(id uint64) error {
 		return fmt.Errorf("forget cgroup %d: %w", id, err)
 	}
 	return k.forgetDrops(id)
+}
+
+// Stopping says whether somebody outside has told the workload to stop, and was
+// not refused, within the time in which its end is the effect of that.
+func (k *Kernel) Stopping(id uint64) bool {
+	var raw gen.WatchSubject
+	if err := k.maps["subjects"].Lookup(id, &raw); err != nil || raw.StoppingNs == 0 {
+		return false
+	}
+	return Now().Sub(BootTime(raw.StoppingNs)) < stopWindow
 }
 
 // Newborn tells when a cgroup was made and when its init first ran its program

@@ -201,3 +201,36 @@ func TestReaderStops(t *testing.T) {
 		t.Errorf("closed: %v", err)
 	}
 }
+
+// An end after a stop that nobody refused is that stop, whatever its status.
+func TestStoppedWorkloadIsNoFault(t *testing.T) {
+	k := mustShare(t)
+	r := mustReader(t, k)
+	dir, id := mustCgroup(t)
+	p := mustVictim(t, dir, "handle")
+	p.id = id
+	if err := errors.Join(k.Watch(id, Subject{InitPID: p.Process.Pid}), k.Arm(id, faultyGuard())); err != nil {
+		t.Fatal(err)
+	}
+	defer k.Unwatch(id)
+	defer k.Disarm(id)
+	if k.Stopping(id) {
+		t.Error("stopping before anybody said so")
+	}
+	if errno := attack(t, "kill", strconv.Itoa(p.Process.Pid), "15"); errno != 0 {
+		t.Fatal(errno)
+	}
+	if e := nextOf(t, r, Sent, id); !e.Has(FlagStopping | FlagInit) {
+		t.Errorf("told to stop: %+v", e)
+	}
+	if !k.Stopping(id) {
+		t.Error("not stopping")
+	}
+	p.tell("exit 42")
+	if e := nextOf(t, r, Exit, id); !e.Has(FlagStopping) || e.Has(FlagFaulty) || e.Detail != uint32(ReasonStop) {
+		t.Errorf("its end: %+v", e)
+	}
+	if g, err := k.Guard(id); err != nil || g.FaultyAt != 0 {
+		t.Errorf("guard %+v, %v", g, err)
+	}
+}

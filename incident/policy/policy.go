@@ -79,7 +79,7 @@ func (p Policy) Acts() bool { return p.Mode != Audit }
 func newPolicy() Policy {
 	return Policy{
 		Mode:     Faulty,
-		Faults:   []detect.Kind{detect.FatalSignal, detect.Exit, detect.OOM, detect.Hang, detect.Stop},
+		Faults:   []detect.Kind{detect.FatalSignal, detect.Exit, detect.OOM, detect.Hang},
 		Signals:  stopSignals(),
 		Errno:    syscall.EPERM,
 		Hold:     15 * time.Minute,

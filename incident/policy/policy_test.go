@@ -162,7 +162,6 @@ func TestStringOfDefault(t *testing.T) {
       - exit
       - oom
       - hang
-      - stop
     signals: [HUP, INT, QUIT, ABRT, KILL, TERM, STOP]
     errno: EPERM
     hold: 15m

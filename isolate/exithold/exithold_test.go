@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/reprieve-dev/reprieve/vmtest/require"
 )
 
 const long = 5 * time.Minute
@@ -65,7 +67,7 @@ func TestDeaths(t *testing.T) {
 func (f *family) mustLimitMemory(limit int) {
 	tb := f.tb
 	tb.Helper()
-	root, file := cgroup2Root(tb), "memory.max"
+	root, file := require.Cgroup2(tb), "memory.max"
 	if _, err := os.Stat("/sys/fs/cgroup/memory/memory.limit_in_bytes"); err == nil {
 		root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
 	} else if err := os.WriteFile(root+"/cgroup.subtree_control", []byte("+memory"), 0); err != nil {

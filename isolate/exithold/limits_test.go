@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/reprieve-dev/reprieve/vmtest/require"
 )
 
 func TestNewValidates(t *testing.T) {
@@ -161,7 +163,7 @@ func mustOtherThread(tb testing.TB, pid int) int {
 }
 
 func TestSeizeOwnChild(t *testing.T) {
-	needRoot(t)
+	require.Root(t)
 	w := holdFor(t, long)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{roleEnv + "=sleeper"}

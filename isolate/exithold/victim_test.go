@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/reprieve-dev/reprieve/vmtest/require"
 )
 
 // patience bounds every wait for something that must happen; virtual machines
@@ -46,21 +48,13 @@ type familyOptions struct {
 	pidNS bool
 }
 
-// needRoot skips where nothing could be traced.
-func needRoot(tb testing.TB) {
-	tb.Helper()
-	if os.Geteuid() != 0 {
-		tb.Skip("needs root (run the tests with sudo)")
-	}
-}
-
 func mustVictim(tb testing.TB) *family { return mustFamily(tb, familyOptions{}) }
 
 // mustFamily starts a keeper and waits until its victim is ready. Make the family
 // before the Holder: at the end of the test the Holder then lets it go first.
 func mustFamily(tb testing.TB, o familyOptions) *family {
 	tb.Helper()
-	needRoot(tb)
+	require.Root(tb)
 	f := mustKeeper(tb, o)
 	f.pid = f.mustChange("started").PID
 	if o.child != "" {
@@ -318,21 +312,9 @@ func (w *watch) mustOutcome(want Outcome) Exit {
 // mustCgroup makes a cgroup of version 2 with the victim in it.
 func (f *family) mustCgroup() (dir string) {
 	f.tb.Helper()
-	dir = f.mustCgroupDir(cgroup2Root(f.tb))
+	dir = f.mustCgroupDir(require.Cgroup2(f.tb))
 	mustWrite(f.tb, filepath.Join(dir, "cgroup.procs"), fmt.Sprint(f.pid))
 	return dir
-}
-
-// cgroup2Root is where cgroup version 2 is mounted, alone or beside version 1.
-func cgroup2Root(tb testing.TB) string {
-	tb.Helper()
-	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		if _, err := os.Stat(root + "/cgroup.controllers"); err == nil {
-			return root
-		}
-	}
-	tb.Skip("needs cgroup version 2 (mount -t cgroup2 none /sys/fs/cgroup)")
-	return ""
 }
 
 // mustCgroupDir makes a directory that is removed once the family has ended.
