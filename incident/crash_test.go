@@ -87,20 +87,19 @@ func (l *lab) spawn(point string) *exec.Cmd {
 }
 
 // Killed at any point of an incident, with guards in force meanwhile, the next
-// agent brings it to the same end.
+// agent brings it to the same end. The fault is a hang: the workload lives on
+// without a guard, too, so that hosts without one can show it.
 func TestKilledAtEveryPoint(t *testing.T) {
-	require.LSM(t)
 	f := workloadtest.Runc(t)
 	for _, point := range points() {
 		t.Run(strings.ReplaceAll(point, ":", "-"), func(t *testing.T) {
-			l := newLab(t, f, func(p *policy.Policy) { p.Mode, p.ExitHold = policy.Always, false })
-			w, identity := l.victimOf(l.spawn(point))
-			if !running(w) {
-				t.Fatal("the workload did not outlive the agent's death")
-			}
-			if status := l.runtimeKill(w, "KILL"); status == 0 || !running(w) {
-				t.Errorf("with the agent dead: kill gave %d, running %v", status, running(w))
-			}
+			l := newLab(t, f, func(p *policy.Policy) {
+				p.ExitHold, p.Probe = false, quickProbe()
+			})
+			w, identity := l.victimOf(l.spawn(point), func(w workload.Workload) {
+				l.order(w, "kill -STOP $SERVER; sleep 1000")
+			})
+			l.attackUnwatched(w)
 			l.start()
 			i := l.awaitState(journal.StateQuarantined)
 			l.checkReprieve(w, i, identity)
@@ -109,20 +108,48 @@ func TestKilledAtEveryPoint(t *testing.T) {
 	}
 }
 
-// victimOf starts the application under an agent process, stops it, and waits
-// for the agent's own death.
-func (l *lab) victimOf(agent *exec.Cmd) (workload.Workload, string) {
+// attackUnwatched: with no agent, the guard alone keeps the workload. At the
+// first points it may not be faulty yet for the kernel, and is let be.
+func (l *lab) attackUnwatched(w workload.Workload) {
+	l.Helper()
+	view, err := loader.Peek(l.config.Agent.Pins)
+	must(l, err)
+	defer view.Close()
+	g, err := view.Guard(w.CgroupID)
+	must(l, err)
+	_, err = os.Stat(filepath.Join(l.config.Agent.Pins, "links", "guard_task_kill"))
+	if err != nil || !g.Holding(loader.Now()) {
+		return
+	}
+	if status := l.runtimeKill(w, "KILL"); status == 0 || !alive(w) {
+		l.Errorf("with the agent dead: kill gave %d, alive %v", status, alive(w))
+	}
+}
+
+// quickProbe asks the application often.
+func quickProbe() *policy.Probe {
+	return &policy.Probe{
+		HTTP: "http://:80/", Period: 50 * time.Millisecond, Timeout: 50 * time.Millisecond, Failures: 3, Successes: 1,
+	}
+}
+
+// victimOf starts the application under an agent process, makes it fail, and
+// waits for the agent's own death.
+func (l *lab) victimOf(agent *exec.Cmd, fail func(workload.Workload)) (workload.Workload, string) {
 	l.Helper()
 	w := l.fixture.Start(l, workloadtest.Spec{Args: workloadtest.Shell(application), NetNS: l.port.NetNS})
 	identity := l.awaitAnswer(l.client.NetNS, "")
 	workloadtest.Await(l, "its guard", func() bool { return l.guarded(w) })
-	l.runtimeKill(w, "TERM")
+	fail(w)
 	died := make(chan error, 1)
 	go func() { died <- agent.Wait() }()
 	select {
 	case <-died:
 	case <-time.After(workloadtest.Patience):
 		l.Fatal("the agent did not come to the point where it kills itself")
+	}
+	if !alive(w) {
+		l.Fatal("the workload did not outlive the agent's death")
 	}
 	return w, identity
 }
@@ -166,9 +193,9 @@ func TestDeadlineFreesWithoutAgent(t *testing.T) {
 		must(l, loader.Remove(l.config.Agent.Pins)) // the replacement is guarded, too
 		l.undoAll()
 	})
-	w, _ := l.victimOf(l.spawn("freeze:done"))
-	if !running(w) {
-		t.Fatal("it died with the agent")
+	w, _ := l.victimOf(l.spawn("freeze:done"), func(w workload.Workload) { l.runtimeKill(w, "TERM") })
+	if status := l.runtimeKill(w, "KILL"); status == 0 || !alive(w) {
+		t.Errorf("with the agent dead: kill gave %d, alive %v", status, alive(w))
 	}
 	workloadtest.Await(t, "the deadline frees it", func() bool {
 		unix.Kill(w.InitPID, syscall.SIGKILL)

@@ -121,8 +121,7 @@ func (l *lab) checkRelease(w workload.Workload, i journal.Incident) {
 // quarantine network still reaches it, and the platform's KILL leaves the body.
 func TestHangIsReprieved(t *testing.T) {
 	l := newLab(t, workloadtest.Runc(t), func(p *policy.Policy) {
-		p.Probe = &policy.Probe{TCP: ":80", HTTP: "", Period: 20e6, Timeout: 20e6, Failures: 3, Successes: 1}
-		p.Probe.HTTP, p.Probe.TCP = "http://:80/", ""
+		p.Probe = quickProbe()
 		p.Actions.Freeze = false // so that the original can answer the examiner
 	})
 	l.start()

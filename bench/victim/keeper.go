@@ -31,7 +31,7 @@ type Keeper struct {
 	cmd   *exec.Cmd
 	page  *Page
 	file  *os.File
-	to    io.WriteCloser
+	to    *os.File
 	from  *bufio.Reader
 	raw   *os.File
 	ready *os.File
@@ -196,8 +196,7 @@ func (v *Victim) Await() (func(deadline time.Time) (uint64, error), error) {
 	}, nil
 }
 
-// End kills the victim, if it lives, and reaps it. A word that it did not read
-// is taken back.
+// End kills the victim, if it lives, and reaps it.
 func (v *Victim) End() (unix.WaitStatus, error) {
 	killed := unix.Kill(v.PID, unix.SIGKILL)
 	if killed == unix.ESRCH {
@@ -210,9 +209,9 @@ func (v *Victim) End() (unix.WaitStatus, error) {
 // Close ends the keeper and all that it started. It may be called twice.
 func (k *Keeper) Close() error {
 	var errs []error
-	for _, f := range []io.Closer{k.to, k.WorkIn} {
-		if c, ok := f.(*os.File); ok && c != nil {
-			_ = c.Close() // the second time it is closed already
+	for _, f := range []*os.File{k.to, k.WorkIn} {
+		if f != nil {
+			_ = f.Close() // the second time it is closed already
 		}
 	}
 	if k.cmd != nil && k.cmd.Process != nil && k.cmd.ProcessState == nil {
