@@ -29,6 +29,32 @@ func (k Kind) KernelReason() loader.Reason {
 	return loader.ReasonManual
 }
 
+// kindOf is the inverse of KernelReason; Manual for what no kind is.
+func kindOf(r loader.Reason) Kind {
+	for _, k := range Kinds() {
+		if k.KernelReason() == r {
+			return k
+		}
+	}
+	return Manual
+}
+
+// FromGuard is the fault that a guard tells of without any event: the kernel
+// found it, or withheld a stop, while no agent ran. false: none.
+func FromGuard(g loader.Guard, ref workload.Ref, cgroup uint64) (Fault, bool) {
+	f := Fault{Workload: ref, Cgroup: cgroup, At: loader.Now(), Init: true, Held: g.Held != 0}
+	switch {
+	case g.FaultyAt != 0:
+		f.Kind, f.At, f.Faulty = kindOf(g.Reason), g.FaultyAt, true
+	case g.Held != 0:
+		f.Kind, f.Sender.PID = Stop, g.Sender
+	default:
+		return Fault{}, false
+	}
+	f.Detail = "found by the kernel while no agent ran"
+	return f, true
+}
+
 // FromEvent is the fault that a kernel event of the workload amounts to; false:
 // none. A stop that was held before anybody judged it is a fault of kind Stop:
 // policy says whether it was wanted.

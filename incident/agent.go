@@ -91,9 +91,22 @@ func New(o Options) (*Agent, error) {
 	}
 	a.replacer = recovery.New(o.Runtimes, recovery.Options{Run: o.Config.Agent.Run})
 	a.holder, err = exithold.New(exithold.Options{
-		Limit: longestHold(o.Config), Judge: a.judgeExit, Report: a.reportExit,
+		Limit: longestHold(o.Config), Judge: a.judgeExit, Report: a.reportExit, Confirm: a.confirm,
 	})
 	return a, err
+}
+
+// confirm says whether a process still is in the cgroup that it was seized for.
+func (a *Agent) confirm(pid int, cgroup uint64) error {
+	path, err := a.cgroups.PathOf(pid)
+	if err != nil {
+		return err
+	}
+	id, err := a.cgroups.ID(path)
+	if err == nil && id != cgroup {
+		err = fmt.Errorf("it is in cgroup %s now", path)
+	}
+	return err
 }
 
 func longestHold(c policy.Config) time.Duration {

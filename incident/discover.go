@@ -3,6 +3,7 @@ package incident
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"github.com/reprieve-dev/reprieve/loader"
@@ -50,6 +51,42 @@ func (a *Agent) sweep(ctx context.Context) {
 	}
 	if _, err := a.Kernel.SweepVeths(); err != nil {
 		a.Log.Warn("sweep interfaces", "error", err)
+	}
+	a.rearm()
+	a.prune(ctx)
+}
+
+// rearm guards again what was let go for a stop that it did not end of, such as
+// a HUP that only made it read its configuration.
+func (a *Agent) rearm() {
+	for _, s := range a.all() {
+		if !s.selected || s.incident != "" {
+			continue
+		}
+		if _, err := a.Kernel.Guard(s.workload.CgroupID); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err := a.arm(&s); err != nil {
+			a.Log.Warn("arm again", "workload", s.workload.String(), "error", err)
+		}
+	}
+}
+
+// keepIncidents is how many ended incidents the journal keeps, and for how long.
+const (
+	keepIncidents   = 10_000
+	keepIncidentFor = 90 * 24 * time.Hour
+)
+
+// prune keeps evidence and journal within their bounds.
+func (a *Agent) prune(ctx context.Context) {
+	removed, err := a.Evidence.Prune(time.Now())
+	for _, id := range removed {
+		a.tell("pruned", "", "", "evidence %s was removed to keep the store within its bounds", id)
+	}
+	_, e := a.Journal.Prune(ctx, time.Now().Add(-keepIncidentFor), keepIncidents)
+	if err := errors.Join(err, e); err != nil && ctx.Err() == nil {
+		a.Log.Warn("prune", "error", err)
 	}
 }
 

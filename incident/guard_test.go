@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/reprieve-dev/reprieve/detect"
+	"github.com/reprieve-dev/reprieve/incident/journal"
 	"github.com/reprieve-dev/reprieve/incident/policy"
 	"github.com/reprieve-dev/reprieve/vmtest/require"
 	"github.com/reprieve-dev/reprieve/workload"
@@ -203,4 +204,25 @@ func TestHealthyStopIsUnchanged(t *testing.T) {
 			t.Errorf("it took %v, without Reprieve %v: a wait was added", with, without)
 		}
 	})
+}
+
+// A stop that the guard withheld while no agent ran is judged by the next one.
+func TestStopWithoutAgentIsJudged(t *testing.T) {
+	require.LSM(t)
+	l := newLab(t, workloadtest.Runc(t), func(p *policy.Policy) {
+		p.Mode, p.ExitHold, p.Judge = policy.Always, false, 30*time.Second
+	})
+	agent := l.spawn("never")
+	w := l.fixture.Start(l, workloadtest.Spec{Args: workloadtest.Shell(application), NetNS: l.port.NetNS})
+	identity := l.awaitAnswer(l.client.NetNS, "")
+	workloadtest.Await(l, "its guard", func() bool { return l.guarded(w) })
+	must(t, agent.Process.Kill())
+	agent.Wait()
+	if status := l.runtimeKill(w, "TERM"); status == 0 || !running(w) {
+		t.Fatalf("kill gave %d, running %v", status, running(w))
+	}
+	l.start()
+	i := l.awaitState(journal.StateQuarantined)
+	l.checkReprieve(w, i, identity)
+	l.checkRelease(w, i)
 }

@@ -3,7 +3,6 @@ package incident
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -387,10 +386,4 @@ func must(tb testing.TB, err error) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-}
-
-// timeline is an incident's steps in one line each, for test logs.
-func timeline(i journal.Incident) string {
-	text, _ := json.MarshalIndent(i.Steps, "", " ")
-	return string(text)
 }

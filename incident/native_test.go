@@ -222,3 +222,23 @@ func TestManualQuarantineAndReturn(t *testing.T) {
 		t.Error("a second release was accepted")
 	}
 }
+
+// What cannot be kept is said to be lost, with its cause.
+func TestLossIsSaid(t *testing.T) {
+	l := newLab(t, workloadtest.Runc(t), func(p *policy.Policy) {
+		p.ExitHold, p.Actions.Freeze, p.Actions.Replace = false, false, false
+	})
+	l.start()
+	w, _ := l.app(workloadtest.Spec{})
+	_, err := l.agent.Quarantine(t.Context(), w.String(), "")
+	must(t, err)
+	i := l.awaitQuarantine(w)
+	l.order(w, "exit 5") // from inside: no guard holds that
+	l.awaitKind("lost", w)
+	if i, err = l.agent.Incident(t.Context(), i.ID); err != nil || i.State != journal.StateLost || i.Lost == "" {
+		t.Errorf("%+v, %v", i, err)
+	}
+	if err := l.agent.Release(t.Context(), i.ID, Die); err == nil {
+		t.Error("what was lost was released")
+	}
+}

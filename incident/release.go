@@ -24,6 +24,9 @@ var (
 	ErrNotOpen  = errors.New("incident is not open")
 	ErrReplaced = errors.New("a replacement has its address")
 	ErrNoPolicy = errors.New("no policy selects the workload")
+	ErrAudit    = errors.New("its policy only audits")
+	ErrOpen     = errors.New("it is in an incident already")
+	ErrUnclear  = errors.New("several workloads are called so")
 )
 
 // dyingTime is how long a released workload may take to end by its own
@@ -41,9 +44,9 @@ func (a *Agent) Quarantine(_ context.Context, ref, why string) (journal.Incident
 	case !s.selected:
 		return journal.Incident{}, fmt.Errorf("quarantine %s: %w (add a policy for it to the configuration)", ref, ErrNoPolicy)
 	case s.incident != "":
-		return journal.Incident{}, fmt.Errorf("quarantine %s: it is in incident %s already", ref, s.incident)
+		return journal.Incident{}, fmt.Errorf("quarantine %s: %w: %s", ref, ErrOpen, s.incident)
 	case !s.policy.Acts():
-		return journal.Incident{}, fmt.Errorf("quarantine %s: policy %s only audits (set mode faulty)", ref, s.policy.Name)
+		return journal.Incident{}, fmt.Errorf("quarantine %s: %w: %s (set mode faulty)", ref, ErrAudit, s.policy.Name)
 	}
 	a.judge(detect.Fault{
 		Kind: detect.Manual, Workload: s.workload.Ref, Cgroup: s.workload.CgroupID, At: loader.Now(),
@@ -70,7 +73,7 @@ func (a *Agent) find(ref string) (subject, error) {
 	case 1:
 		return found[0], nil
 	}
-	return subject{}, fmt.Errorf("%d workloads are called so (give the whole reference, such as %s)", len(found), found[0].workload.String())
+	return subject{}, fmt.Errorf("%w: %d (give the whole reference, such as %s)", ErrUnclear, len(found), found[0].workload.String())
 }
 
 // Release ends an incident, named by its id or its workload. Die lets the

@@ -44,7 +44,7 @@ func (a *Agent) takeUp(ctx context.Context, i journal.Incident) error {
 	a.keep(s)
 	a.tell("resumed", w.String(), i.ID, "%d steps were done", len(i.Steps))
 	if i.State == journal.StateQuarantined {
-		a.retain(i, p.Retention-time.Since(i.Updated))
+		a.retain(i, min(p.Retention-time.Since(i.Updated), a.retention(*s)))
 		return nil
 	}
 	a.proceed(i, *s)
@@ -102,14 +102,10 @@ func (a *Agent) ended(s subject, e loader.Event) {
 	if s.incident == "" {
 		return
 	}
-	i, err := a.Journal.Get(a.running, s.incident)
-	if err != nil || i.State == journal.StateReleased {
-		return
-	}
 	if a.isReleasing(s.workload.CgroupID) {
 		return
 	}
-	a.lose(i, lossCause(e, a.isVictim(e.PID)))
+	a.loseID(s.incident, lossCause(e, a.isVictim(e.PID)))
 }
 
 // isReleasing says whether the guard was taken off on purpose.
@@ -129,6 +125,14 @@ func lossCause(e loader.Event, victim bool) string {
 		return "its guard had lapsed: " + statusText(e.Code)
 	}
 	return statusText(e.Code)
+}
+
+// loseID is lose for an incident that may have ended already.
+func (a *Agent) loseID(id, cause string) {
+	i, err := a.Journal.Get(a.running, id)
+	if err == nil && !i.State.Ended() {
+		a.lose(i, cause)
+	}
 }
 
 func (a *Agent) lose(i journal.Incident, cause string) {

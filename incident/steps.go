@@ -288,15 +288,31 @@ func (t *story) evidence(ctx context.Context) (string, any, error) {
 }
 
 // quarantine is where an incident rests until its retention ends, or somebody
-// releases it.
+// releases it. What died on the way is lost, and said to be.
 func (t *story) quarantine() {
 	if t.running.Err() != nil {
 		return
 	}
+	w := t.subject.workload
+	if _, err := t.stillThere(t.running, w); err != nil {
+		t.loseID(t.incident.ID, "it ended before it was in quarantine")
+		return
+	}
 	t.settle(t.incident.ID, journal.StateQuarantined)
-	t.tell("step", t.subject.workload.String(), t.incident.ID, "in quarantine for %v", t.subject.policy.Retention)
+	left := t.retention(t.subject)
+	t.tell("step", w.String(), t.incident.ID, "in quarantine for %v", left.Round(time.Second))
 	t.point("quarantined")
-	t.retain(t.incident, t.subject.policy.Retention)
+	t.retain(t.incident, left)
+}
+
+// retention is how long the workload may stay: not until the kernel's own
+// deadline, at which nobody would release it in order.
+func (a *Agent) retention(s subject) time.Duration {
+	left := s.policy.Retention
+	if g, err := a.Kernel.Guard(s.workload.CgroupID); err == nil && g.Deadline != 0 {
+		left = min(left, g.Deadline.Sub(loader.Now())-time.Second)
+	}
+	return max(left, 0)
 }
 
 // settle writes an incident's state.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/reprieve-dev/reprieve/detect"
 	"github.com/reprieve-dev/reprieve/incident/policy"
 	"github.com/reprieve-dev/reprieve/loader"
 	"github.com/reprieve-dev/reprieve/workload"
@@ -66,8 +67,20 @@ func (a *Agent) adopt(ctx context.Context, w workload.Workload) error {
 	s.gap = a.gap(w.CgroupID)
 	a.keep(s)
 	a.watchProbe(ctx, s)
+	defer a.judgeBacklog(s.workload)
 	a.tell("discovered", w.String(), "", "policy %s, mode %s%s", s.policy.Name, s.policy.Mode, gapText(s.gap))
 	return err
+}
+
+// judgeBacklog judges what the guard says happened while no agent ran.
+func (a *Agent) judgeBacklog(w workload.Workload) {
+	g, err := a.Kernel.Guard(w.CgroupID)
+	if err != nil {
+		return
+	}
+	if f, ok := detect.FromGuard(g, w.Ref, w.CgroupID); ok {
+		a.judge(f)
+	}
 }
 
 // reserve makes the caller the one who adopts w; false when that has been done,
@@ -244,6 +257,9 @@ func (a *Agent) forget(id uint64, why string) {
 		a.Log.Warn("forget", "workload", s.workload.String(), "error", err)
 	}
 	a.tell("gone", s.workload.String(), s.incident, "%s", why)
+	if s.incident != "" {
+		a.loseID(s.incident, why)
+	}
 }
 
 func (a *Agent) unguardRoot(w workload.Workload) error {

@@ -155,6 +155,12 @@ func TestJudgementLapses(t *testing.T) {
 	if c, _ := k.Counters(); c["lapsed"] == 0 {
 		t.Error("the lapse was not counted")
 	}
+	if err := k.Arm(p.id, g); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := k.Guard(p.id); err != nil || now.Deadline != 0 || now.Held&(1<<8) == 0 {
+		t.Errorf("armed again: %+v, %v; want it ready, and the signal remembered", now, err)
+	}
 }
 
 // The deadline frees the workload, whatever the agent does.

@@ -83,7 +83,9 @@ func (g Guard) Validate() error {
 	return nil
 }
 
-// Arm puts a guard on the cgroup id. Arming again keeps a hold that has begun.
+// Arm puts a guard on the cgroup id. Arming again keeps a fault, a hold that is
+// in force, and the signals withheld; a hold that lapsed without a verdict is
+// forgotten, so that the guard can hold again.
 // Without the guard tier it is kept in the map all the same: the watch programs
 // mark faults and close fences by it.
 func (k *Kernel) Arm(id uint64, g Guard) error {
@@ -92,8 +94,11 @@ func (k *Kernel) Arm(id uint64, g Guard) error {
 	}
 	raw := g.record()
 	if old, err := k.guard(id); err == nil {
-		raw.DeadlineNs, raw.FaultyNs, raw.Reason = old.DeadlineNs, old.FaultyNs, old.Reason
+		raw.FaultyNs, raw.Reason = old.FaultyNs, old.Reason
 		raw.Held, raw.HeldCount, raw.Sender = old.Held, old.HeldCount, old.Sender
+		if old.FaultyNs != 0 || BootTime(old.DeadlineNs) > Now() {
+			raw.DeadlineNs = old.DeadlineNs
+		}
 	}
 	if err := k.maps["guards"].Put(id, &raw); err != nil {
 		return fmt.Errorf("arm guard of cgroup %d: %w (the map holds %d: disarm what is gone)", id, err, k.maps["guards"].MaxEntries())

@@ -38,9 +38,7 @@ type Kernel struct {
 	objects  map[string]*ebpf.Collection
 	maps     map[string]*ebpf.Map
 	features Features
-	tcx      bool
 	closing  sync.Once
-	closed   error
 }
 
 // object is one compiled file of bpf/ and how its programs are attached.
@@ -117,7 +115,7 @@ func (k *Kernel) Close() error {
 			c.Close()
 		}
 	})
-	return k.closed
+	return nil
 }
 
 // Remove undoes the whole kernel side under pins: links first, so that nothing

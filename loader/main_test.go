@@ -247,3 +247,12 @@ func attack(tb testing.TB, args ...string) syscall.Errno {
 	}
 	return o.Errno
 }
+
+func inodeOf(tb testing.TB, fd int) uint32 {
+	tb.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		tb.Fatal(err)
+	}
+	return uint32(st.Ino)
+}
