@@ -26,7 +26,7 @@ func floors() map[string][]string {
 		"incident/policy":       append(lower, "detect"), // names faults and selects workloads
 		"incident/journal":      append(lower, "detect"), // keeps faults and workloads
 		"incident":              {"loader", "workload", "detect", "isolate", "isolate/exithold", "isolate/network", "isolate/evidence", "recovery", "incident/policy", "incident/journal"},
-		"api":                   {"loader", "workload", "detect", "incident", "incident/journal", "api/reprieve/v1", "api/reprieve/v1/reprievev1connect"},
+		"api":                   {"loader", "workload", "detect", "incident", "incident/journal", "isolate/evidence", "api/reprieve/v1", "api/reprieve/v1/reprievev1connect"},
 		"api/reprieve/v1":       {},
 		"vmtest":                {"vmtest/internal/wire"}, // boots kernels, knows nothing of the product
 		"vmtest/require":        {},

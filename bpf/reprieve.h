@@ -125,8 +125,9 @@ struct subject {
 	/* When somebody outside last told its init to stop, and was not refused: an
 	 * end soon after is that stop, whatever its status, and no fault of its own. */
 	__u64 stopping_ns;
+	__u64 fatal_ns; /* last EVENT_FATAL: a fault that repeats itself is told once */
 };
-_Static_assert(sizeof(struct subject) == 40, "subject layout");
+_Static_assert(sizeof(struct subject) == 48, "subject layout");
 
 /* Key: cgroup id. A cgroup made lately, whether known or not. */
 struct newborn {
@@ -206,7 +207,7 @@ enum counter {
 	COUNT_DROPS_FULL = 4, /* the drops map had no room */
 	COUNT_NEWBORN_FULL = 5,
 	COUNT_DEPTH = 6,  /* a cgroup deeper than MAX_DEPTH was cut short */
-	COUNT_QUIET = 7,  /* exits of processes that ended well, not sent */
+	COUNT_QUIET = 7,  /* exits that went well and repeated faults, not sent */
 	COUNT_EVENT = 16, /* + kind: events sent */
 	COUNT_LOST = 32,  /* + kind: events lost to a full ring */
 	COUNTERS = 48,

@@ -33,6 +33,9 @@ const struct event *emit_event __attribute__((unused));
 /* An end within this time of a stop is its effect. Kubernetes' default grace is
  * 30 s; more than ten times that is rare. */
 #define STOP_WINDOW_NS 300000000000ULL
+/* A process that survives its fault (debuggers can make it so) repeats it tens of
+ * thousands of times a second. */
+#define FATAL_PAUSE_NS 1000000ULL
 #define SIG_DFL 0
 
 /* cgroup id -> when it was made and when its init first ran its program. LRU:
@@ -139,9 +142,9 @@ int BPF_PROG(watch_fatal, int sig, struct kernel_siginfo *info, struct k_sigacti
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct subject *subject;
 	struct event *e;
+	__u64 id, now;
 	__u32 flags;
 	bool init;
-	__u64 id;
 
 	if (sig <= 0 || sig > 31 || !(FAULT_SIGNALS & SIG_BIT(sig)))
 		return 0;
@@ -151,6 +154,12 @@ int BPF_PROG(watch_fatal, int sig, struct kernel_siginfo *info, struct k_sigacti
 	subject = id ? bpf_map_lookup_elem(&subjects, &id) : NULL;
 	if (!subject)
 		return 0;
+	now = bpf_ktime_get_boot_ns();
+	if (now - subject->fatal_ns < FATAL_PAUSE_NS) {
+		count(COUNT_QUIET);
+		return 0;
+	}
+	subject->fatal_ns = now;
 	init = is_init(task, subject);
 	flags = guarded_flag(id) | (init ? EVENT_INIT : 0);
 	if (is_stopping(subject))

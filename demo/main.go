@@ -120,11 +120,13 @@ func (o options) playGuard(ctx context.Context, say *printer) ([]result, error) 
 	switch {
 	case err != nil:
 		return nil, err
+	case inVM() && !has:
+		return nil, errors.New("this VM's kernel does not take LSM programs (see: reprieve check)")
+	case inVM():
+		return o.playHere(ctx, say, guard)
 	case has:
 		say.title("On this host: the guard holds stop signals in the kernel")
 		return o.playHere(ctx, say, guard)
-	case inVM():
-		return nil, errors.New("this VM's kernel does not take LSM programs (see: reprieve check)")
 	}
 	say.title("In a VM: the guard holds stop signals in the kernel")
 	say.line("This host's kernel takes no LSM programs (reprieve check), so a Debian kernel %s is booted.", o.kernel)

@@ -77,3 +77,11 @@ func thousands(n int64) string {
 	}
 	return sign + text
 }
+
+// signed is thousands with its sign.
+func signed(n int64) string {
+	if n < 0 {
+		return thousands(n)
+	}
+	return "+" + thousands(n)
+}

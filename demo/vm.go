@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -98,12 +97,4 @@ func findFile(dir, name string) (found string, err error) {
 		err = errors.New("the VM brought no results out")
 	}
 	return found, err
-}
-
-// emulated says whether this runs many times slower than usual: in a guest
-// without hardware virtualization.
-func emulated() bool {
-	text, err := os.ReadFile("/proc/cpuinfo")
-	return inVM() && err == nil && runtime.GOARCH == "amd64" && !strings.Contains(string(text), "GenuineIntel") &&
-		!strings.Contains(string(text), "AuthenticAMD") || inVM() && strings.Contains(string(text), "QEMU TCG")
 }

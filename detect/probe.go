@@ -27,7 +27,9 @@ type Probe struct {
 	// Successes so many in a row say that it serves at all; until then, and
 	// within Grace, failures do not count.
 	Successes int
-	Grace     time.Duration
+	// Serving is told once, when that is so. May be nil.
+	Serving func()
+	Grace   time.Duration
 }
 
 // Watch probes until ctx ends, or until the failures in a row are a hang: then
@@ -47,10 +49,13 @@ func (p Probe) Watch(ctx context.Context) error {
 			return nil
 		case err == nil:
 			well, failed = well+1, 0
+			if well == p.Successes && p.Serving != nil {
+				p.Serving()
+			}
 		case well >= p.Successes || time.Since(started) > p.Grace:
 			failed++
 		default:
-			well = 0
+			well = 0 // it does not serve yet
 		}
 		if failed >= p.Failures {
 			return fmt.Errorf("%d probes in a row failed, the last: %w", failed, err)

@@ -62,6 +62,7 @@ type DropsSubject struct {
 	InitTgid    uint32
 	Flags       uint32
 	StoppingNs  uint64
+	FatalNs     uint64
 }
 
 // Names of all BPF objects in the ELF.

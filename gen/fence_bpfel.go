@@ -61,6 +61,7 @@ type FenceSubject struct {
 	InitTgid    uint32
 	Flags       uint32
 	StoppingNs  uint64
+	FatalNs     uint64
 }
 
 // Names of all BPF objects in the ELF.

@@ -72,6 +72,7 @@ type OrdersSubject struct {
 	InitTgid    uint32
 	Flags       uint32
 	StoppingNs  uint64
+	FatalNs     uint64
 }
 
 // Names of all BPF objects in the ELF.

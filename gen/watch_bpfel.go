@@ -152,6 +152,7 @@ type WatchSubject struct {
 	InitTgid    uint32
 	Flags       uint32
 	StoppingNs  uint64
+	FatalNs     uint64
 }
 
 type WatchSubjectFlag uint32

@@ -26,6 +26,10 @@ import (
 // counted, so that a storm cannot fill the host with bodies.
 const maxOpen = 64
 
+// maxBirths bounds the new cgroups looked into at once; those beyond are left to
+// the next sweep, and counted.
+const maxBirths = 256
+
 // Options are what an Agent is made of. All but At, Log and Version are required.
 type Options struct {
 	Config   policy.Config
@@ -56,6 +60,7 @@ type Agent struct {
 	work    *errgroup.Group // incidents, probes and discoveries under way
 	running context.Context // ends with Run; set once, before any work
 	slots   chan struct{}   // one per incident worked on
+	births  chan struct{}   // one per new cgroup looked into
 
 	mu       sync.Mutex
 	subjects map[uint64]*subject      // by cgroup id
@@ -84,6 +89,7 @@ func New(o Options) (*Agent, error) {
 		Options: o, cgroups: cgroups, runtimes: map[string]workload.Runtime{},
 		network: network.Quarantine{Bridge: o.Config.Quarantine.Bridge},
 		notices: newHub(), since: time.Now(), slots: make(chan struct{}, maxOpen),
+		births:   make(chan struct{}, maxBirths),
 		subjects: map[uint64]*subject{}, adopting: map[uint64]chan struct{}{}, victims: map[int]time.Time{},
 	}
 	for _, r := range o.Runtimes {
@@ -171,9 +177,7 @@ func (a *Agent) LiftAll(ctx context.Context) error {
 		_, e := a.Kernel.Disarm(id)
 		err = errors.Join(err, e)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, s := range a.subjects {
+	for _, s := range a.all() {
 		if s.incident != "" {
 			err = errors.Join(err, ignoreGone(a.freezer.Thaw(ctx, a.cgroupDir(s.workload))))
 		}

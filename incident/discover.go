@@ -180,7 +180,14 @@ func (a *Agent) candidates(cgroup string) []workload.Ref {
 
 // born begins to resolve a cgroup.
 func (a *Agent) born(e loader.Event) {
+	select {
+	case a.births <- struct{}{}:
+	default:
+		a.count.unresolved.Add(1)
+		return
+	}
 	a.work.Go(func() error {
+		defer func() { <-a.births }()
 		a.resolve(e.Cgroup, e.Name)
 		return nil
 	})

@@ -217,7 +217,7 @@ func TestStopWithoutAgentIsJudged(t *testing.T) {
 	identity := l.awaitAnswer(l.client.NetNS, "")
 	workloadtest.Await(l, "its guard", func() bool { return l.guarded(w) })
 	must(t, agent.Process.Kill())
-	agent.Wait()
+	agent.await("its death", agent.ended)
 	if status := l.runtimeKill(w, "TERM"); status == 0 || !running(w) {
 		t.Fatalf("kill gave %d, running %v", status, running(w))
 	}

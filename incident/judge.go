@@ -2,9 +2,11 @@ package incident
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/reprieve-dev/reprieve/detect"
@@ -54,7 +56,7 @@ func (a *Agent) note(e loader.Event) (subject, bool) {
 	}
 	s.record(e)
 	clone := *s
-	clone.flight = append([]loader.Event(nil), s.flight...)
+	clone.flight = slices.Clone(s.flight)
 	return clone, true
 }
 
@@ -94,7 +96,7 @@ func sender(f detect.Fault, flight []loader.Event) detect.Sender {
 func (a *Agent) judge(f detect.Fault) {
 	a.mu.Lock()
 	s, ok := a.subjects[f.Cgroup]
-	if !ok || !s.selected || s.incident != "" {
+	if !ok || !s.selected || s.incident != "" || a.running.Err() != nil {
 		a.mu.Unlock()
 		return
 	}
@@ -144,10 +146,27 @@ func (a *Agent) judgeExit(e exithold.Exit) time.Duration {
 		return 0
 	}
 	f, ok := detect.FromEnd(a.endOf(s, e))
-	if s.incident != "" || (ok && s.policy.Wants(f.Kind)) {
-		return s.policy.ExitHoldLimit
+	if s.incident == "" && !(ok && s.policy.Wants(f.Kind)) {
+		return 0
 	}
-	return 0
+	a.closeEarly(s, f.Kind)
+	return s.policy.ExitHoldLimit
+}
+
+// closeEarly does in the dying thread what the kernel would have done in its
+// exit, which it has not come to: the hold stops it before the tracepoint.
+func (a *Agent) closeEarly(s subject, kind detect.Kind) {
+	id := s.workload.CgroupID
+	if g, err := a.Kernel.Guard(id); err != nil || g.FaultyAt != 0 {
+		return
+	}
+	err := a.Kernel.Hold(id, kind.KernelReason(), loader.Now().Add(s.policy.Hold))
+	if s.policy.Actions.Fence {
+		err = errors.Join(err, a.Kernel.CloseFence(id))
+	}
+	if err != nil {
+		a.Log.Warn("hold and fence at the exit", "workload", s.workload.String(), "error", err)
+	}
 }
 
 func (a *Agent) endOf(s subject, e exithold.Exit) detect.End {
@@ -174,7 +193,7 @@ func (a *Agent) reportExit(e exithold.Exit) {
 	if !ok {
 		return
 	}
-	f.Sender = sender(f, s.flight)
+	f.Sender = sender(f, a.flight(e.Key))
 	if s.incident != "" {
 		a.tell("held", s.workload.String(), s.incident, "its body is held at its exit: %s", f.Detail)
 	}
@@ -191,11 +210,11 @@ func (a *Agent) watchProbe(ctx context.Context, s *subject) {
 	a.mu.Lock()
 	s.stop = stop
 	a.mu.Unlock()
+	ref, id := s.workload.Ref, s.workload.CgroupID
 	probe := detect.Probe{
 		PID: s.workload.InitPID, Period: p.Period, Timeout: p.Timeout, Failures: p.Failures, Grace: p.Grace,
-		Successes: p.Successes, HTTP: withHost(p.HTTP, s), TCP: withAddress(p.TCP, s),
+		Successes: p.Successes, Serving: func() { a.tell("serving", ref.String(), "", "its probe succeeds") }, HTTP: withHost(p.HTTP, s), TCP: withAddress(p.TCP, s),
 	}
-	ref, id := s.workload.Ref, s.workload.CgroupID
 	a.work.Go(func() error {
 		defer stop()
 		if err := probe.Watch(ctx); err != nil {

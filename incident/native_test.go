@@ -126,6 +126,7 @@ func TestHangIsReprieved(t *testing.T) {
 	})
 	l.start()
 	w, identity := l.app(workloadtest.Spec{})
+	l.awaitKind("serving", w)
 	l.order(w, "kill -STOP $SERVER; sleep 1000")
 	i := l.awaitQuarantine(w)
 	if i.Fault.Kind != detect.Hang {

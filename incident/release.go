@@ -239,8 +239,13 @@ func (a *Agent) giveBack(ctx context.Context, i journal.Incident) error {
 		return err
 	}
 	err := errors.Join(a.Kernel.OpenFence(i.Workload.CgroupID), ignoreGone(a.freezer.Thaw(ctx, a.cgroupDir(i.Workload))))
-	if _, e := a.disarm(i.Workload.CgroupID); e != nil {
-		err = errors.Join(err, e)
+	_, e := a.disarm(i.Workload.CgroupID)
+	if err := errors.Join(err, e); err != nil {
+		return err
 	}
-	return errors.Join(err, a.arm(&s))
+	// As if it were new: guarded, probed, healthy.
+	a.mu.Lock()
+	delete(a.subjects, i.Workload.CgroupID)
+	a.mu.Unlock()
+	return a.adopt(ctx, i.Workload)
 }

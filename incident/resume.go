@@ -41,13 +41,14 @@ func (a *Agent) takeUp(ctx context.Context, i journal.Incident) error {
 		a.Log.Warn("protection is not whole", "workload", w.String(), "error", err)
 	}
 	a.restoreNetwork(s, i)
+	clone := *s // shared from here on
 	a.keep(s)
 	a.tell("resumed", w.String(), i.ID, "%d steps were done", len(i.Steps))
 	if i.State == journal.StateQuarantined {
-		a.retain(i, min(p.Retention-time.Since(i.Updated), a.retention(*s)))
+		a.retain(i, min(p.Retention-time.Since(i.Updated), a.retention(clone)))
 		return nil
 	}
-	a.proceed(i, *s)
+	a.proceed(i, clone)
 	return nil
 }
 

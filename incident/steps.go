@@ -267,14 +267,14 @@ func (t *story) freeze(ctx context.Context) (string, any, error) {
 
 // evidence takes and seals the bundle.
 func (t *story) evidence(ctx context.Context) (string, any, error) {
-	s, _ := t.known(t.subject.workload.CgroupID)
 	i, _ := t.Journal.Get(ctx, t.incident.ID)
 	timeline, err := json.Marshal(i.Steps)
 	if err != nil {
 		return "", nil, err
 	}
 	bundle, err := t.Evidence.Take(ctx, evidence.Request{
-		Incident: t.incident.ID, Workload: t.subject.workload, Fault: t.incident.Fault, Events: s.flight,
+		Incident: t.incident.ID, Workload: t.subject.workload, Fault: t.incident.Fault,
+		Events: t.flight(t.subject.workload.CgroupID),
 		Cgroup: t.cgroupDir(t.subject.workload), Timeline: timeline, Memory: true,
 		NowMemoryFirst: t.incident.Fault.Kind == detect.OOM,
 	})

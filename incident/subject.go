@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/reprieve-dev/reprieve/detect"
@@ -37,7 +38,7 @@ func (s *subject) record(e loader.Event) {
 	s.flight = append(s.flight, e)
 }
 
-// known is a copy of the subject of a cgroup id.
+// known is a copy of the subject of a cgroup id, without its flight record.
 func (a *Agent) known(id uint64) (subject, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -45,7 +46,19 @@ func (a *Agent) known(id uint64) (subject, bool) {
 	if !ok {
 		return subject{}, false
 	}
-	return *s, true
+	clone := *s
+	clone.flight = nil
+	return clone, true
+}
+
+// flight is a copy of the flight record of a cgroup id.
+func (a *Agent) flight(id uint64) []loader.Event {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s, ok := a.subjects[id]; ok {
+		return slices.Clone(s.flight)
+	}
+	return nil
 }
 
 // adopt makes a workload known to the kernel side and to the agent: watched,
@@ -125,6 +138,9 @@ func (a *Agent) keep(s *subject) {
 	defer a.mu.Unlock()
 	if old, ok := a.subjects[s.workload.CgroupID]; ok {
 		s.incident, s.flight = old.incident, old.flight
+		if old.stop != nil {
+			old.stop()
+		}
 	}
 	a.subjects[s.workload.CgroupID] = s
 }

@@ -142,15 +142,23 @@ func (r *Report) Table(w io.Writer) error {
 		row := c.row()
 		ratio := "-"
 		if best := r.best(c.group); best > 0 && row.N > 0 {
-			ratio = fmt.Sprintf("%.2f", row.Median/best)
+			ratio = fmt.Sprintf("%.3g", row.Median/best)
 		}
-		fmt.Fprintf(t, "%s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%s\t\n",
-			row.Case, row.N, row.Min, row.Median, row.P99, row.Max, row.Failed, ratio)
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%d\t%s\t\n",
+			row.Case, row.N, short(row.Min), short(row.Median), short(row.P99), short(row.Max), row.Failed, ratio)
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("write table %s: %w", r.name, err)
 	}
 	return nil
+}
+
+// short gives small figures more decimals.
+func short(us float64) string {
+	if us < 10 {
+		return fmt.Sprintf("%.3f", us)
+	}
+	return fmt.Sprintf("%.1f", us)
 }
 
 // Write writes dir/NAME.json, making dir where it is missing, and returns the

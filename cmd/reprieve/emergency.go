@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/vishvananda/netlink"
@@ -42,7 +43,8 @@ guards and fences are removed from the kernel, and the cgroups of open incidents
 are thawed. It prints what it undid, and what it left: quarantined workloads
 whose stop signals were withheld go on running, on the quarantine bridge.
 
-It works while an agent runs, too, but that one then has no kernel side: stop it.
+It works while an agent runs, too, but that one then has no kernel side, and still
+holds the exits of the processes that it has seized: stop it.
 Removing the pin directory by hand (rm -r /sys/fs/bpf/reprieve) is the first
 half of the same.`,
 		Example: "  reprieve emergency-release --dry-run\n  reprieve emergency-release",
@@ -74,7 +76,7 @@ func (a *app) configAnyway() policy.Config {
 
 func (e *emergency) release(ctx context.Context) {
 	if pid := agentProcess(e.config.Agent.Run); pid != "" {
-		e.add(deed{Did: "left", What: "agent, process " + pid, Note: "stop it: it has no kernel side after this"})
+		e.add(deed{Did: "left", What: "agent, process " + pid, Note: "stop it: it has no kernel side after this, and still holds exits"})
 	}
 	e.removePins()
 	e.thaw(ctx)
@@ -125,9 +127,29 @@ func (e *emergency) thaw(ctx context.Context) {
 			continue // it has ended
 		}
 		note := fmt.Sprintf("%s, incident %s", i.Workload.Ref, i.ID)
-		e.do("thaw", "thawed", file, note, func() error { return os.WriteFile(file, []byte("0"), 0) })
+		e.do("thaw", "thawed", file, note, func() error { return thawFile(ctx, file) })
 		if i.Replacement.ID != "" {
 			e.add(deed{Did: "left", What: "replacement " + i.Replacement.String(), Note: note})
+		}
+	}
+}
+
+// lifting is how long the kernel may take to let go of programs whose pins are
+// removed: it does so beside, and until then the guard refuses to thaw.
+const lifting = 30 * time.Second
+
+func thawFile(ctx context.Context, file string) error {
+	ctx, cancel := context.WithTimeout(ctx, lifting)
+	defer cancel()
+	for {
+		err := os.WriteFile(file, []byte("0"), 0)
+		if !errors.Is(err, os.ErrPermission) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }

@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		"reprieve":      main,
 		"take-evidence": func() { mustDo(takeEvidence(os.Args[1], os.Args[2])) },
 		"write-journal": func() { mustDo(writeJournal(os.Args[1], os.Args[2])) },
+		"fetch":         func() { mustDo(fetch(os.Args[1], os.Args[2])) },
 	})
 }
 
@@ -52,8 +53,12 @@ func setup(env *testscript.Env) error {
 }
 
 func condition(name string) (bool, error) {
-	if name == "root" {
+	switch name {
+	case "root":
 		return os.Geteuid() == 0, nil
+	case "guard":
+		list, err := os.ReadFile("/sys/kernel/security/lsm")
+		return err == nil && strings.Contains(string(list), "bpf"), nil
 	}
 	return false, fmt.Errorf("condition %q is unknown", name)
 }

@@ -4,6 +4,7 @@
 //	:80    /              its identity, which only this process has
 //	:6060  /whoami        the same, also when the service hangs
 //	       /plant?half=X  two halves of a secret, put together in its memory
+//	       /secret        the whole
 //	       /fault/KIND    hang, crash, exit or oom
 package main
 
@@ -14,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -26,12 +28,13 @@ type app struct {
 
 	mu     sync.Mutex
 	halves [][]byte
-	secret []byte // in no file and in no packet as a whole
+	secret []byte // in no file, and in no packet before the fault, as a whole
 }
 
 func main() {
 	a := &app{identity: newIdentity()}
 	go a.endOrderly()
+	runtime.LockOSThread() // the first thread only waits: faults happen in the others
 	failed := make(chan error, 2)
 	go func() { failed <- listen(":6060", a.door()) }()
 	go func() { failed <- listen(":80", http.HandlerFunc(a.serve)) }()
@@ -55,6 +58,7 @@ func (a *app) door() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /whoami", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, a.identity) })
 	mux.HandleFunc("GET /plant", a.plant)
+	mux.HandleFunc("GET /secret", a.tell)
 	mux.HandleFunc("GET /fault/{kind}", a.fault)
 	return mux
 }
@@ -74,6 +78,12 @@ func (a *app) plant(w http.ResponseWriter, r *http.Request) {
 		a.secret = append(append([]byte(nil), a.halves[0]...), a.halves[1]...)
 	}
 	fmt.Fprintf(w, "%d halves\n", len(a.halves))
+}
+
+func (a *app) tell(w http.ResponseWriter, _ *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fmt.Fprintf(w, "%s\n", a.secret)
 }
 
 // endOrderly answers SIGTERM as a good service does: it finishes the request

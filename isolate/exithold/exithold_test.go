@@ -149,6 +149,35 @@ func TestInitOfPIDNamespaceKeepsSiblings(t *testing.T) {
 	f.mustEnd(unix.WaitStatus(unix.SIGKILL))
 }
 
+// The init of a pid namespace survives its own faults while it is traced; they
+// are held, and it dies of them when it is let go.
+func TestInitOfPIDNamespaceCrashes(t *testing.T) {
+	for _, kill := range []bool{false, true} {
+		t.Run(fmt.Sprintf("killed while held %v", kill), func(t *testing.T) {
+			f := mustFamily(t, familyOptions{pidNS: true})
+			w := holdFor(t, long)
+			w.mustSeize(f.pid)
+			f.say("segv")
+			if x := w.mustOutcome(Held); x.Status != unix.WaitStatus(unix.SIGSEGV) {
+				t.Errorf("held with status %#x", int(x.Status))
+			}
+			f.mustBody()
+			want := unix.WaitStatus(unix.SIGSEGV)
+			if kill {
+				f.kill(unix.SIGKILL)
+				f.mustStay(50 * time.Millisecond)
+				f.mustBody()
+				want = unix.WaitStatus(unix.SIGKILL)
+			}
+			if err := w.Release(f.pid); err != nil {
+				t.Fatal(err)
+			}
+			w.mustOutcome(Released)
+			f.mustEnd(want)
+		})
+	}
+}
+
 // children finds the processes whose parent is pid.
 func children(tb testing.TB, pid int) (pids []int) {
 	tb.Helper()

@@ -157,10 +157,13 @@ func (t *tracer) handle(tid int, ws unix.WaitStatus) bool {
 		return false
 	case inExit:
 		return t.exiting(tid)
-	default:
-		err := goOn(tid, ws)
-		return err == nil || errors.Is(err, unix.ESRCH)
+	case signalled:
+		if t.crashing(tid, ws) {
+			return t.crash(tid, ws.StopSignal())
+		}
 	}
+	err := goOn(tid, ws)
+	return err == nil || errors.Is(err, unix.ESRCH)
 }
 
 // exiting handles the exit of the watched thread: of the whole process, or of
@@ -174,6 +177,12 @@ func (t *tracer) exiting(tid int) bool {
 		return t.move(tid, others)
 	}
 	x := Exit{PID: t.pid, TID: tid, Key: t.key, At: loader.Now(), Status: status}
+	t.conclude(x, func() error { return ptraceDetach(tid) })
+	return false
+}
+
+// conclude judges an exit, holds it as long as that says, and lets it go on.
+func (t *tracer) conclude(x Exit, letGo func() error) {
 	d := min(t.h.opts.Judge(x), t.h.opts.Limit)
 	if d <= 0 {
 		x.Outcome = Passed
@@ -182,11 +191,10 @@ func (t *tracer) exiting(tid int) bool {
 		x.Outcome = t.hold(x)
 	}
 	t.h.forget(t) // before the number can be reused
-	if err := ptraceDetach(tid); err != nil {
+	if err := letGo(); err != nil {
 		x.Outcome = Lost
 	}
 	t.h.tell(x)
-	return false
 }
 
 // settle bounds how long an exiting process is given to show that its other
