@@ -48,7 +48,8 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } newborns SEC(".maps");
 
-/* Processes that the OOM killer chose, until they exit: their exit is FAULT_OOM. */
+/* tgid of a process that the OOM killer chose -> when: its exit is FAULT_OOM.
+ * Written here, read here and by the agent. LRU: 1024 kills back. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);

@@ -45,6 +45,38 @@ func lookAround(prefix string) *leftovers {
 	return &leftovers{prefix: prefix, wasDir: err == nil, wasMount: mounted}
 }
 
+// endAll kills what still runs in our cgroups, again and again: programs that
+// refuse it leave the kernel a moment after "reprieve emergency-release" ended.
+func (l *leftovers) endAll(ctx context.Context) error {
+	for until := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var alive []string
+		for _, dir := range l.cgroupDirs(cgroupMount()) {
+			events, _ := os.ReadFile(filepath.Join(dir, "cgroup.events")) // it may be gone
+			if strings.Contains(string(events), "populated 1") {
+				alive = append(alive, dir)
+				_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // looked at again above
+			}
+		}
+		if len(alive) == 0 {
+			return nil
+		}
+		if ctx.Err() != nil || time.Now().After(until) {
+			return fmt.Errorf("end containers: still alive: %s", strings.Join(alive, ", "))
+		}
+	}
+}
+
+// cgroupDirs are our cgroups below a directory.
+func (l *leftovers) cgroupDirs(top string) (dirs []string) {
+	_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), l.prefix) {
+			dirs = append(dirs, path)
+		}
+		return nil // cgroups come and go
+	})
+	return dirs
+}
+
 // removeReplacements removes the networks of replacements; their containers are
 // gone already.
 func (l *leftovers) removeReplacements(run string) error {
@@ -173,15 +205,14 @@ func (l *leftovers) mounts() (found []string) {
 	return found
 }
 
-// cgroups removes those that are empty and returns the others.
+// cgroups removes those that are empty and returns the others: runc gives up on
+// one whose last process takes its time to end.
 func (l *leftovers) cgroups() (found []string) {
-	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		// runc gives up on a cgroup whose last process takes its time to end.
-		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), l.prefix) && unix.Rmdir(path) != nil {
-			found = append(found, "cgroup "+path)
+	for _, dir := range l.cgroupDirs("/sys/fs/cgroup") {
+		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+			found = append(found, "cgroup "+dir)
 		}
-		return nil // cgroups come and go
-	})
+	}
 	return found
 }
 
@@ -192,10 +223,24 @@ func (l *leftovers) processes() (found []string) {
 		in, _ := os.ReadFile(file) // it may have ended
 		args, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		if strings.Contains(string(in), "/"+l.prefix) || strings.Contains(string(args), l.prefix) {
-			found = append(found, "process "+filepath.Base(dir))
+			found = append(found, describe(dir))
 		}
 	}
 	return found
+}
+
+// describe names a process by its directory below /proc, with what keeps it.
+func describe(dir string) string {
+	text := "process " + filepath.Base(dir)
+	status, _ := os.ReadFile(filepath.Join(dir, "status")) // it may have ended
+	for line := range strings.Lines(string(status)) {
+		for _, field := range []string{"Name:", "State:", "TracerPid:"} {
+			if strings.HasPrefix(line, field) {
+				text += " " + strings.Join(strings.Fields(line), " ")
+			}
+		}
+	}
+	return text
 }
 
 func (l *leftovers) files() (found []string) {

@@ -110,7 +110,7 @@ func (s *stage) buildEngines(ctx context.Context) error {
 }
 
 func (s *stage) removeContainers(ctx context.Context) error {
-	var errs []error
+	errs := []error{s.left.endAll(ctx)}
 	for _, e := range s.engines {
 		errs = append(errs, e.removeAll(ctx))
 	}

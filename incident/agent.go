@@ -90,7 +90,7 @@ func New(o Options) (*Agent, error) {
 		network: network.Quarantine{Bridge: o.Config.Quarantine.Bridge},
 		notices: newHub(), since: time.Now(), slots: make(chan struct{}, maxOpen),
 		births:   make(chan struct{}, maxBirths),
-		subjects: map[uint64]*subject{}, adopting: map[uint64]chan struct{}{}, victims: map[int]time.Time{},
+		subjects: map[uint64]*subject{}, adopting: map[uint64]chan struct{}{},
 	}
 	for _, r := range o.Runtimes {
 		a.runtimes[r.Name()] = r

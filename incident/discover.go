@@ -60,7 +60,7 @@ func (a *Agent) sweep(ctx context.Context) {
 // a HUP that only made it read its configuration.
 func (a *Agent) rearm() {
 	for _, s := range a.all() {
-		if !s.selected || s.incident != "" {
+		if !s.selected || s.incident != "" || s.ending {
 			continue
 		}
 		if _, err := a.Kernel.Guard(s.workload.CgroupID); !errors.Is(err, os.ErrNotExist) {

@@ -26,8 +26,6 @@ func (a *Agent) observe(e loader.Event) {
 	case loader.CgroupGone:
 		a.forget(e.Cgroup, "its cgroup was removed")
 		return
-	case loader.OOM:
-		a.remember(e.PID)
 	}
 	s, ok := a.note(e)
 	if !ok {
@@ -60,25 +58,6 @@ func (a *Agent) note(e loader.Event) (subject, bool) {
 	return clone, true
 }
 
-// remember keeps an OOM victim until its exit is judged.
-func (a *Agent) remember(pid int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for old, at := range a.victims {
-		if time.Since(at) > time.Minute {
-			delete(a.victims, old)
-		}
-	}
-	a.victims[pid] = time.Now()
-}
-
-func (a *Agent) isVictim(pid int) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	_, ok := a.victims[pid]
-	return ok
-}
-
 // sender is who stopped the workload, by its flight record.
 func sender(f detect.Fault, flight []loader.Event) detect.Sender {
 	if f.Sender.PID != 0 || f.Kind != detect.Stop {
@@ -96,7 +75,7 @@ func sender(f detect.Fault, flight []loader.Event) detect.Sender {
 func (a *Agent) judge(f detect.Fault) {
 	a.mu.Lock()
 	s, ok := a.subjects[f.Cgroup]
-	if !ok || !s.selected || s.incident != "" || a.running.Err() != nil {
+	if !ok || !s.selected || s.incident != "" || s.ending || a.running.Err() != nil {
 		a.mu.Unlock()
 		return
 	}
@@ -142,7 +121,7 @@ func (a *Agent) letDie(s subject, f detect.Fault) {
 // waits: it asks memory only, its own and the kernel's.
 func (a *Agent) judgeExit(e exithold.Exit) time.Duration {
 	s, ok := a.known(e.Key)
-	if !ok {
+	if !ok || s.ending {
 		return 0
 	}
 	f, ok := detect.FromEnd(a.endOf(s, e))
@@ -172,7 +151,7 @@ func (a *Agent) closeEarly(s subject, kind detect.Kind) {
 func (a *Agent) endOf(s subject, e exithold.Exit) detect.End {
 	return detect.End{
 		Workload: s.workload.Ref, Cgroup: e.Key, At: e.At, PID: e.PID, Status: int(e.Status),
-		OOM: a.isVictim(e.PID), Stopping: a.Kernel.Stopping(e.Key),
+		OOM: a.Kernel.IsVictim(e.PID), Stopping: a.Kernel.Stopping(e.Key),
 	}
 }
 

@@ -115,6 +115,9 @@ func (l *lab) checkRelease(w workload.Workload, i journal.Incident) {
 	if i.State != journal.StateReleased {
 		l.Errorf("state %s after release", i.State)
 	}
+	if open, err := l.agent.Incidents(l.Context(), journal.Filter{Open: true}); err != nil || len(open) != 0 {
+		l.Errorf("its end opened another incident: %+v, %v", open, err)
+	}
 }
 
 // A hang: probes fail, the workload is cut off and replaced; an examiner on the

@@ -121,6 +121,7 @@ func (a *Agent) openIncident(ctx context.Context, id string) (journal.Incident, 
 // are delivered, and what has none is killed.
 func (a *Agent) letGo(ctx context.Context, i journal.Incident) error {
 	w := i.Workload
+	a.markEnding(w.CgroupID)
 	mask, err := a.disarm(w.CgroupID)
 	if err != nil {
 		return err
@@ -137,6 +138,15 @@ func (a *Agent) letGo(ctx context.Context, i journal.Incident) error {
 		return nil
 	}
 	return errors.Join(err, a.send(w, 1<<(unix.SIGKILL-1)), a.awaitEnd(ctx, w, dyingTime))
+}
+
+// markEnding makes the end of a workload none of the agent's business.
+func (a *Agent) markEnding(id uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s, ok := a.subjects[id]; ok {
+		s.ending = true
+	}
 }
 
 // disarm takes the guard off and returns the signals that it withheld.

@@ -106,7 +106,7 @@ func (a *Agent) ended(s subject, e loader.Event) {
 	if a.isReleasing(s.workload.CgroupID) {
 		return
 	}
-	a.loseID(s.incident, lossCause(e, a.isVictim(e.PID)))
+	a.loseID(s.incident, lossCause(e, a.Kernel.IsVictim(e.PID)))
 }
 
 // isReleasing says whether the guard was taken off on purpose.

@@ -25,6 +25,7 @@ type subject struct {
 	selected bool // a policy applies
 	guarded  bool
 	seized   bool // its exit would be held
+	ending   bool // released to die: its end is no fault
 	incident string
 	gap      *time.Duration
 	flight   []loader.Event

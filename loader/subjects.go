@@ -54,6 +54,12 @@ func (k *Kernel) Stopping(id uint64) bool {
 	return Now().Sub(BootTime(raw.StoppingNs)) < stopWindow
 }
 
+// IsVictim says whether the OOM killer has chosen the process lately.
+func (k *Kernel) IsVictim(pid int) bool {
+	var at uint64
+	return k.maps["victims"].Lookup(uint32(pid), &at) == nil
+}
+
 // Newborn tells when a cgroup was made and when its init first ran its program
 // (0: not yet). os.ErrNotExist: longer ago than the kernel remembers.
 func (k *Kernel) Newborn(id uint64) (created, exec BootTime, err error) {

@@ -60,7 +60,7 @@ func TestAgentScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Condition:           condition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "json": checkJSON, "field": field, "await": await,
+			"exits": exits, "json": checkJSON, "field": field, "await": await, "documented": documented,
 		},
 		Setup: func(env *testscript.Env) error {
 			tb := env.T().(testing.TB) // as testscript.Env.T promises for Run

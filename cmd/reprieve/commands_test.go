@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -158,6 +160,30 @@ func TestTiersAreDocumented(t *testing.T) {
 	for _, name := range []string{"agent", "config", "guard", "move", "watch", "drops", "fence", "exit-hold", "freezer", "space", "runtime NAME"} {
 		if !strings.Contains(page, "| `"+name+"` |") {
 			t.Errorf("operations.md lacks the tier %s", name)
+		}
+	}
+}
+
+// documented wants every counter in the JSON of check on stdout in the runbook.
+func documented(ts *testscript.TestScript, _ bool, _ []string) {
+	page, err := os.ReadFile("../../docs/operations.md")
+	if errors.Is(err, os.ErrNotExist) && os.Getenv("REPRIEVE_VM") == "1" {
+		return
+	}
+	ts.Check(err)
+	var said struct{ Counters map[string]uint64 }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &said))
+	if len(said.Counters) == 0 {
+		ts.Fatalf("no counters on stdout")
+	}
+	for name := range said.Counters {
+		for _, family := range []string{"sent-", "lost-"} {
+			if strings.HasPrefix(name, family) {
+				name = family + "KIND"
+			}
+		}
+		if !strings.Contains(string(page), "| `"+name+"` |") {
+			ts.Fatalf("operations.md lacks the counter %s", name)
 		}
 	}
 }

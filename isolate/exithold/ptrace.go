@@ -50,6 +50,14 @@ func waitOwn() (tid int, ws unix.WaitStatus, err error) {
 	return tid, ws, err
 }
 
+// stoppedAgain says whether a thread has a stop to tell that was not waited for
+// yet; it leaves that to waitOwn.
+func stoppedAgain(tid int) bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, tid, &info, unix.WSTOPPED|unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL|unix.WNOTHREAD, nil)
+	return err == nil && info.Signo != 0
+}
+
 // stop is what a wait status tells.
 type stop int
 

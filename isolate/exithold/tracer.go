@@ -162,6 +162,13 @@ func (t *tracer) handle(tid int, ws unix.WaitStatus) bool {
 			return t.crash(tid, ws.StopSignal())
 		}
 	}
+	// A SIGKILL takes the thread out of any stop, and on into the stop in its exit,
+	// which an answer meant for this one would end. The kernel has no answer that
+	// names its stop: looking right before leaves a microsecond to it. Children
+	// killed beside it (cgroup.kill) make that common: their SIGCHLD stops it first.
+	if stoppedAgain(tid) {
+		return true
+	}
 	err := goOn(tid, ws)
 	return err == nil || errors.Is(err, unix.ESRCH)
 }
