@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -176,6 +177,9 @@ func (a *Agent) LiftAll(ctx context.Context) error {
 	for id := range guards {
 		_, e := a.Kernel.Disarm(id)
 		err = errors.Join(err, e)
+		if e := a.Kernel.OpenFence(id); !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
 	}
 	for _, s := range a.all() {
 		if s.incident != "" {

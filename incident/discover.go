@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/reprieve-dev/reprieve/incident/journal"
 	"github.com/reprieve-dev/reprieve/loader"
 	"github.com/reprieve-dev/reprieve/workload"
 )
@@ -53,7 +54,39 @@ func (a *Agent) sweep(ctx context.Context) {
 		a.Log.Warn("sweep interfaces", "error", err)
 	}
 	a.rearm()
+	a.loseDead(ctx)
+	a.clearUp(ctx)
 	a.prune(ctx)
+}
+
+// stepUndo is the end of what an incident made for its replacement.
+const stepUndo = "undo"
+
+// clearUp removes network namespaces and files of replacements that are gone:
+// platforms remove containers, and know nothing of what was made for this one.
+func (a *Agent) clearUp(ctx context.Context) {
+	all, err := a.Journal.List(ctx, journal.Filter{Limit: 200})
+	if err != nil {
+		a.journalFailed(err)
+		return
+	}
+	for _, i := range all {
+		_, done := i.Step(stepUndo)
+		r := a.runtimes[i.Replacement.Runtime]
+		if done || r == nil || !i.State.Ended() {
+			continue
+		}
+		if _, err := r.Inspect(ctx, i.Replacement); !errors.Is(err, workload.ErrNotFound) {
+			continue
+		}
+		err := a.Journal.Begin(ctx, i.ID, stepUndo, nil)
+		if err = errors.Join(err, a.replacer.UndoIncident(ctx, i.ID)); err == nil {
+			err = a.Journal.Done(ctx, i.ID, stepUndo, "its replacement was removed", nil)
+		}
+		if err != nil {
+			a.Log.Warn("clear up", "incident", i.ID, "error", err)
+		}
+	}
 }
 
 // rearm guards again what was let go for a stop that it did not end of, such as

@@ -246,3 +246,23 @@ func TestLossIsSaid(t *testing.T) {
 		t.Error("what was lost was released")
 	}
 }
+
+// What was made for a replacement goes with it, whoever removes it.
+func TestReplacementIsClearedUp(t *testing.T) {
+	l := newLab(t, workloadtest.Runc(t), func(p *policy.Policy) { p.Faults = []detect.Kind{detect.Exit} })
+	l.start()
+	w, _ := l.app(workloadtest.Spec{})
+	l.order(w, "exit 3")
+	i := l.awaitQuarantine(w)
+	must(t, l.agent.Release(t.Context(), i.ID, Die))
+	must(t, l.fixture.Runtime.Remove(t.Context(), i.Replacement))
+	l.agent.sweep(t.Context())
+	i, err := l.agent.Incident(t.Context(), i.ID)
+	must(t, err)
+	if step, ok := i.Step(stepUndo); !ok || step.Phase != journal.Done {
+		t.Errorf("steps %+v", i.Steps)
+	}
+	if records, _ := filepath.Glob(filepath.Join(l.config.Agent.Run, "replacements", "*")); len(records) != 0 {
+		t.Errorf("left: %v", records)
+	}
+}

@@ -1,10 +1,13 @@
 package incident
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/reprieve-dev/reprieve/incident/journal"
@@ -85,8 +88,8 @@ func (a *Agent) proceed(i journal.Incident, s subject) {
 // stillThere is the workload as it is now, if it is the same one.
 func (a *Agent) stillThere(ctx context.Context, old workload.Workload) (workload.Workload, error) {
 	path, err := a.cgroups.PathOf(old.InitPID)
-	if err != nil || path != old.CgroupPath {
-		return old, errors.New("it ended while no agent ran")
+	if err != nil || path != old.CgroupPath || isDead(old.InitPID) {
+		return old, errors.New("it ended while nobody watched")
 	}
 	r, ok := a.runtimes[old.Runtime]
 	if !ok {
@@ -96,6 +99,28 @@ func (a *Agent) stillThere(ctx context.Context, old workload.Workload) (workload
 		return now, nil
 	}
 	return old, nil // its runtime may have forgotten it; it lives all the same
+}
+
+// isDead says whether a process is gone or only waits to be reaped.
+func isDead(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, rest, _ := strings.Cut(string(stat[max(bytes.LastIndexByte(stat, ')'), 0):]), " ")
+	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
+}
+
+// loseDead finds out about workloads in incidents whose end no event told.
+func (a *Agent) loseDead(ctx context.Context) {
+	for _, s := range a.all() {
+		if s.incident == "" || s.ending {
+			continue
+		}
+		if _, err := a.stillThere(ctx, s.workload); err != nil {
+			a.loseID(s.incident, err.Error())
+		}
+	}
 }
 
 // ended closes the story of an init whose end nobody held.

@@ -91,7 +91,7 @@ func (k *Kernel) pinLink(name string, program *ebpf.Program, attach func() (link
 	if err != nil {
 		return err
 	}
-	// The pin alone keeps the link: removing it detaches at once.
+	// The pin alone keeps the link: removing it detaches, in the kernel's own time.
 	defer l.Close()
 	if err := l.Pin(path + fresh); err != nil {
 		return fmt.Errorf("pin link: %w (needs bpf_link and a bpffs)", err)

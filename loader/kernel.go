@@ -5,7 +5,8 @@
 //
 // What it pins outlives the agent: guards and fences go on through kill -9 and
 // upgrades. Removing the pin directory undoes all of it, also under a running
-// agent, because the agent keeps no link open beside the pins.
+// agent, because the agent keeps no link open beside the pins; within seconds,
+// as the kernel lets go of links in its own time. Remove does it at once.
 package loader
 
 import (
@@ -118,13 +119,41 @@ func (k *Kernel) Close() error {
 	return nil
 }
 
-// Remove undoes the whole kernel side under pins: links first, so that nothing
-// is held any more when their maps go. It needs no agent and no loaded program,
-// and returns nil when there is nothing.
+// Remove undoes the whole kernel side under pins. Entries go first: the kernel
+// lets go of a link some time after its pin (2 s were seen), and until then a
+// guard in the map would go on holding. It needs no agent and no loaded
+// program, and returns nil when there is nothing.
 func Remove(pins string) error {
 	if pins == "" {
 		pins = DefaultPins
 	}
-	err := os.RemoveAll(filepath.Join(pins, "links"))
-	return errors.Join(err, removeFilters(), os.RemoveAll(pins))
+	var err error
+	for _, name := range []string{"guards", "roots", "fences"} {
+		err = errors.Join(err, clearMap(filepath.Join(pins, "maps", name)))
+	}
+	return errors.Join(err, os.RemoveAll(filepath.Join(pins, "links")), removeFilters(), os.RemoveAll(pins))
+}
+
+// clearMap deletes every entry of a pinned map; nil when there is no such map.
+func clearMap(path string) error {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w (remove the directory by hand: rm -r)", path, err)
+	}
+	defer m.Close()
+	key := make([]byte, m.KeySize())
+	for range m.MaxEntries() {
+		if err := m.NextKey(nil, key); errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("clear %s: %w", path, err)
+		}
+	}
+	return nil
 }

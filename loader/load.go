@@ -83,7 +83,8 @@ func reason(err error) string {
 		return fmt.Sprintf("%v: %s", verifier.Cause, strings.TrimSpace(verifier.Log[len(verifier.Log)-1]))
 	}
 	line, _, _ := strings.Cut(err.Error(), "\n")
-	return line
+	// The library's guess at EPERM; memlock has no say since 5.11.
+	return strings.TrimSuffix(line, " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)")
 }
 
 func remedyFor(err error) string {

@@ -98,8 +98,11 @@ func TestRemoveWorksUnderARunningAgent(t *testing.T) {
 	})
 	p.tell("exit 3")
 	p.Wait()
-	if f, err := k.Fence(p.id); err != nil || f.Since != 0 {
-		t.Errorf("a fault was still acted on: %+v, %v", f, err)
+	if f, err := k.Fence(p.id); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its fence is still there: %+v, %v", f, err)
+	}
+	if g, err := k.Guard(p.id); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its guard is still there: %+v, %v", g, err)
 	}
 }
 

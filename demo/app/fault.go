@@ -23,7 +23,7 @@ func (a *app) fault(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, bootTime())
 		return
 	case "crash":
-		time.AfterFunc(answerTime, crash)
+		time.AfterFunc(answerTime, func() { close(a.crashes) })
 	case "exit":
 		time.AfterFunc(answerTime, func() { os.Exit(3) })
 	case "oom":
@@ -54,7 +54,6 @@ type kernelAction struct {
 // exit, so its handler goes first; PID 1 is not spared, because the kernel
 // forces the signal of a fault.
 func crash() {
-	runtime.LockOSThread()
 	var action kernelAction
 	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGSEGV),
 		uintptr(unsafe.Pointer(&action)), 0, unsafe.Sizeof(action.mask), 0, 0)

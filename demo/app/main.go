@@ -24,6 +24,7 @@ import (
 // app is the service.
 type app struct {
 	identity string
+	crashes  chan struct{} // closed by the order to crash
 	serving  sync.Mutex // held for ever when the service hangs
 
 	mu     sync.Mutex
@@ -32,13 +33,18 @@ type app struct {
 }
 
 func main() {
-	a := &app{identity: newIdentity()}
+	a := &app{identity: newIdentity(), crashes: make(chan struct{})}
 	go a.endOrderly()
-	runtime.LockOSThread() // the first thread only waits: faults happen in the others
+	runtime.LockOSThread() // to the first thread: a crash is that one's, as of most programs
 	failed := make(chan error, 2)
 	go func() { failed <- listen(":6060", a.door()) }()
 	go func() { failed <- listen(":80", http.HandlerFunc(a.serve)) }()
-	fmt.Fprintln(os.Stderr, "app:", <-failed)
+	select {
+	case <-a.crashes:
+		crash()
+	case err := <-failed:
+		fmt.Fprintln(os.Stderr, "app:", err)
+	}
 	os.Exit(1)
 }
 

@@ -128,7 +128,7 @@ func (a *Agent) fields() []field {
 	e := &a.Evidence
 	return []field{
 		{"socket", text(&a.Socket, checkSocket)},
-		{"pins", text(&a.Pins, checkPath)},
+		{"pins", text(&a.Pins, checkPins)},
 		{"state", text(&a.State, checkPath)},
 		{"run", text(&a.Run, checkPath)},
 		{"evidence", section{fields: []field{

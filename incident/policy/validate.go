@@ -23,6 +23,14 @@ func checkPath(s string) error {
 	return nil
 }
 
+// checkPins wants a directory that a bpffs takes: it refuses names with a dot.
+func checkPins(s string) error {
+	if name := filepath.Base(s); strings.Contains(name, ".") {
+		return fmt.Errorf("%q has a dot in %q, which bpffs refuses (write it without)", s, name)
+	}
+	return checkPath(s)
+}
+
 // checkSocket wants the path of a unix socket.
 func checkSocket(s string) error {
 	if bare := strings.TrimPrefix(s, "unix://"); bare != s {

@@ -31,7 +31,7 @@ func asHost(l *lab, n *node) *node { return &node{lab: l, ns: l.host, outer: n.o
 
 func TestRoutedWorkloadIsMovedAndItsAddressFreed(t *testing.T) {
 	l := newLab(t)
-	q := Quarantine{Bridge: DefaultBridge}
+	q := Quarantine{Bridge: "rprv-quar"}
 	l.must(q.Ensure(t.Context()))
 	quarantine, err := netlink.LinkByName(q.Bridge)
 	l.must(err)
@@ -65,7 +65,7 @@ func TestRoutedWorkloadIsMovedAndItsAddressFreed(t *testing.T) {
 
 func TestRestoreDoesNotTakeAnAddressBack(t *testing.T) {
 	l := newLab(t)
-	q := Quarantine{Bridge: DefaultBridge}
+	q := Quarantine{Bridge: "rprv-quar"}
 	l.must(q.Ensure(t.Context()))
 	first := newRouted(l, "first")
 	l.must(q.Move(t.Context(), first.self))
@@ -83,7 +83,7 @@ func TestRestoreDoesNotTakeAnAddressBack(t *testing.T) {
 
 func TestRoutesKeepTheirTablesAndGateways(t *testing.T) {
 	l := newLab(t)
-	q := Quarantine{Bridge: DefaultBridge}
+	q := Quarantine{Bridge: "rprv-quar"}
 	l.must(q.Ensure(t.Context()))
 	n := newRouted(l, "first")
 	dst, err := netlink.ParseIPNet("10.99.0.0/16")

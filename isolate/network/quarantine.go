@@ -28,9 +28,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultBridge is the quarantine bridge's usual name.
-const DefaultBridge = "rprv-quar"
-
 // Sentinels on which incident branches.
 var (
 	// ErrNoVeth: nothing can be moved, the workload is on the host's network (or

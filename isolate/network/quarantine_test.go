@@ -21,7 +21,7 @@ type site struct {
 }
 
 func newSite(tb testing.TB) *site {
-	s := &site{lab: newLab(tb), q: Quarantine{Bridge: DefaultBridge}}
+	s := &site{lab: newLab(tb), q: Quarantine{Bridge: "rprv-quar"}}
 	s.must(s.q.Ensure(tb.Context()))
 	business := s.bridge("business", "10.77.0.1/24", "fd77::1/64")
 	quarantine, err := netlink.LinkByName(s.q.Bridge)
