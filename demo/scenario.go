@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	v1 "github.com/reprieve-dev/reprieve/api/reprieve/v1"
 )
 
 // body is what must be left of the failed process.
@@ -20,7 +23,7 @@ type body string
 const (
 	running body = "alive and running"
 	frozen  body = "alive, frozen"
-	held    body = "held in its exit, memory mapped"
+	held    body = "held at its end, memory mapped"
 )
 
 // scenario is one way to fail.
@@ -75,8 +78,15 @@ func order(kind string) func(context.Context, *act) error {
 	}
 }
 
-// hang makes the app hang; it tells since when it does.
-func hang(_ context.Context, a *act) error {
+// hang makes the app hang; it tells since when it does. Before the first good
+// probe, failures are those of a start.
+func hang(ctx context.Context, a *act) error {
+	err := a.await(ctx, "the first good probe of "+a.ref, func() (bool, error) {
+		return slices.ContainsFunc(a.agent.record.since(a.ref, 0), func(e *v1.Event) bool { return e.Kind == "serving" }), nil
+	})
+	if err != nil {
+		return err
+	}
 	said, err := a.door(a.net.client, "/fault/hang")
 	if err != nil {
 		return err

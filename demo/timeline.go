@@ -70,7 +70,7 @@ func (a *act) events() []*v1.Event {
 	}
 	if told := int64(a.incident.GetFault().GetAtNs()); told != 0 && (a.fault == 0 || told < a.fault) {
 		a.fault = told
-		a.tell(told, "exit hold: the process stops in its exit")
+		a.tell(told, "exit hold: the process stops at its end")
 	}
 	return events
 }
@@ -84,7 +84,7 @@ func (a *act) collect() {
 		if e.Kernel != nil {
 			key += "/" + signalOf(e)
 		}
-		if told[key] || e.Kind == "step" || e.Kind == "discovered" || e.Kind == "gone" {
+		if told[key] || slices.Contains([]string{"step", "discovered", "serving", "gone"}, e.Kind) {
 			continue // of a hundred refused signals the first is enough
 		}
 		told[key] = true

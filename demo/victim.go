@@ -144,7 +144,7 @@ func (v *victim) hasBody() error {
 
 func (v *victim) proc(file string) string { return fmt.Sprintf("/proc/%d/%s", v.pid, file) }
 
-// state is the letter of proc_pid_status(5), such as S, or t for held in its exit.
+// state is the letter of proc_pid_status(5), such as S, or t for held at its end.
 func (v *victim) state() string {
 	text, err := os.ReadFile(v.proc("status"))
 	if err != nil {

@@ -66,7 +66,6 @@ type Agent struct {
 	mu       sync.Mutex
 	subjects map[uint64]*subject      // by cgroup id
 	adopting map[uint64]chan struct{} // closed when that adoption has ended
-	victims  map[int]time.Time        // chosen by the OOM killer, by host pid
 }
 
 // counters are what the agent itself counts; Health shows them.

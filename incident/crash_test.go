@@ -172,7 +172,7 @@ func (l *lab) attackUnwatched(w workload.Workload) {
 func quickProbe() *policy.Probe {
 	return &policy.Probe{
 		HTTP: "http://:80/", Period: 50 * time.Millisecond, Timeout: 50 * time.Millisecond, Failures: 20, Successes: 1,
-		Grace: time.Minute, // emulated machines start slowly
+		Grace: 15 * time.Second, // emulated machines start slowly
 	}
 }
 

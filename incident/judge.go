@@ -191,7 +191,8 @@ func (a *Agent) watchProbe(ctx context.Context, s *subject) {
 	a.mu.Unlock()
 	ref, id := s.workload.Ref, s.workload.CgroupID
 	probe := detect.Probe{
-		PID: s.workload.InitPID, Period: p.Period, Timeout: p.Timeout, Failures: p.Failures, Grace: p.Grace,
+		PID: s.workload.InitPID, Period: p.Period, Timeout: p.Timeout, Failures: p.Failures,
+		Grace:     p.Grace - time.Since(s.workload.Created), // it may be older than this agent
 		Successes: p.Successes, Serving: func() { a.tell("serving", ref.String(), "", "its probe succeeds") }, HTTP: withHost(p.HTTP, s), TCP: withAddress(p.TCP, s),
 	}
 	a.work.Go(func() error {
@@ -239,6 +240,9 @@ func ownAddress(s *subject) string {
 // eventText is a kernel event in words.
 func eventText(e loader.Event) string {
 	who := fmt.Sprintf("%s (%d)", e.Command, e.PID)
+	if e.PID == 0 {
+		who = "the whole cgroup"
+	}
 	by := fmt.Sprintf("%s (%d)", e.SenderCommand, e.Sender)
 	signal := signalName(e.Signal)
 	switch e.Kind {

@@ -266,3 +266,27 @@ func TestReplacementIsClearedUp(t *testing.T) {
 		t.Errorf("left: %v", records)
 	}
 }
+
+// Replacements that fail one after the other are braked: the last body is kept
+// as the others, and nothing follows it.
+func TestReplacementsAreBraked(t *testing.T) {
+	l := newLab(t, workloadtest.Runc(t), func(p *policy.Policy) { p.Actions.Evidence, p.Actions.Freeze = false, false })
+	l.start()
+	w, _ := l.app(workloadtest.Spec{})
+	for generation := 0; ; generation++ {
+		identity := l.awaitAnswer(l.client.NetNS, "")
+		l.order(w, "exit 3")
+		i := l.awaitQuarantine(w)
+		if i.Replacement.ID == "" {
+			if step, _ := i.Step(stepReplace); generation != maxGenerations || step.Phase != journal.Failed {
+				t.Errorf("generation %d: %+v", generation, step)
+			}
+			return
+		}
+		if generation == maxGenerations {
+			t.Fatalf("replaced %d times", generation+1)
+		}
+		l.awaitAnswer(l.client.NetNS, identity)
+		w = l.fixture.Inspect(t, i.Replacement)
+	}
+}

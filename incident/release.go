@@ -18,7 +18,7 @@ import (
 	"github.com/reprieve-dev/reprieve/workload"
 )
 
-// Sentinels of Quarantine and Release.
+// Sentinels of Quarantine, Release and of steps.
 var (
 	ErrUnknown  = errors.New("no such workload")
 	ErrNotOpen  = errors.New("incident is not open")
@@ -27,6 +27,8 @@ var (
 	ErrAudit    = errors.New("its policy only audits")
 	ErrOpen     = errors.New("it is in an incident already")
 	ErrUnclear  = errors.New("several workloads are called so")
+	// ErrBraked ends a chain of replacements that fail one after the other.
+	ErrBraked = errors.New("too many replacements in a row")
 )
 
 // dyingTime is how long a released workload may take to end by its own

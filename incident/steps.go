@@ -238,6 +238,9 @@ type replaced struct {
 // earlier try left is removed first, by Prepare.
 func (t *story) replace(ctx context.Context) (string, any, error) {
 	s := t.subject
+	if t.generations(ctx, s.workload) >= maxGenerations {
+		return "", nil, fmt.Errorf("%w: %d in %v (mend the image, the policy or the probe)", ErrBraked, maxGenerations, brakeWindow)
+	}
 	prepared, err := t.replacer.Prepare(ctx, s.workload, s.network, t.incident.ID)
 	if err != nil {
 		return "", nil, err
@@ -256,6 +259,27 @@ func (t *story) replace(ctx context.Context) (string, any, error) {
 		t.journalFailed(err)
 	}
 	return w.String(), replaced{prepared, w}, nil
+}
+
+// The brake on replacements of replacements: what fails as often has its cause in
+// the image or in the policy, and each new body costs memory.
+const (
+	maxGenerations = 3
+	brakeWindow    = 10 * time.Minute
+)
+
+// generations counts the incidents within the window that led to this workload,
+// each having replaced the one before.
+func (t *story) generations(ctx context.Context, w workload.Workload) int {
+	n := 0
+	for ; n < maxGenerations; n++ {
+		i, err := t.Journal.Get(ctx, w.Labels[recovery.LabelIncident])
+		if err != nil || time.Since(i.Opened) > brakeWindow {
+			return n
+		}
+		w = i.Workload
+	}
+	return n
 }
 
 // freeze stops every process of the workload, unless one is held in its exit:

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	case "":
 		code := m.Run()
 		code = max(code, closeShared())
-		left, _ := filepath.Glob("/sys/fs/bpf/reprieve-test-*")
+		left, _ := filepath.Glob(pinsOf("*"))
 		for _, pins := range left {
 			fmt.Fprintln(os.Stderr, "left over:", pins)
 			code = 1

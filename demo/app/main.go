@@ -25,7 +25,7 @@ import (
 type app struct {
 	identity string
 	crashes  chan struct{} // closed by the order to crash
-	serving  sync.Mutex // held for ever when the service hangs
+	serving  sync.Mutex    // held for ever when the service hangs
 
 	mu     sync.Mutex
 	halves [][]byte

@@ -3,6 +3,7 @@ package exithold
 import (
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -59,21 +60,16 @@ func killedAmidSignals(t *testing.T) Outcome {
 
 // load keeps processors busy until the test ends.
 func load(tb testing.TB, n int) {
-	stop := make(chan struct{})
+	var stop atomic.Bool
 	var all sync.WaitGroup
 	for range n {
 		all.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			for !stop.Load() {
 			}
 		})
 	}
 	tb.Cleanup(func() {
-		close(stop)
+		stop.Store(true)
 		all.Wait()
 	})
 }
