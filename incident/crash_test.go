@@ -43,6 +43,21 @@ func points() []string {
 	return append(all, "quarantined")
 }
 
+// pointsHere are all points natively, and where machines are emulated at least
+// one of every step.
+func pointsHere() []string {
+	switch {
+	case testing.Short():
+		return []string{"hold:done", "fence:closed", "replace:prepared"}
+	case require.InVM():
+		return []string{
+			"incident:open", "hold:begin", "fence:begin", "fence:closed", "replace:begin", "replace:prepared",
+			"freeze:begin", "evidence:begin", "quarantined",
+		}
+	}
+	return points()
+}
+
 // runAgent is an agent of its own process: configuration file, runc's root and
 // bundles, and the point at which it kills itself.
 func runAgent(args []string) {
@@ -129,11 +144,7 @@ func (l *lab) spawn(point string) *spawned {
 // without a guard, too, so that hosts without one can show it.
 func TestKilledAtEveryPoint(t *testing.T) {
 	f := workloadtest.Runc(t)
-	all := points()
-	if testing.Short() {
-		all = []string{"hold:done", "fence:closed", "replace:prepared", "evidence:begin"}
-	}
-	for _, point := range all {
+	for _, point := range pointsHere() {
 		t.Run(strings.ReplaceAll(point, ":", "-"), func(t *testing.T) {
 			l := newLab(t, f, func(p *policy.Policy) {
 				p.ExitHold, p.Probe = false, quickProbe()

@@ -75,14 +75,14 @@ func newLab(t *testing.T, f *workloadtest.Fixture, change func(*policy.Policy)) 
 func (l *lab) mustConfig(change func(*policy.Policy)) policy.Config {
 	l.Helper()
 	c, err := policy.Parse(fmt.Appendf(nil, `
-agent: {pins: /sys/fs/bpf/reprieve-test-%d, state: %[2]s/state, run: %[2]s/run, socket: %[2]s/api.sock, evidence: {min_free: 0B}}
+agent: {pins: %[1]s, state: %[2]s/state, run: %[2]s/run, socket: %[2]s/api.sock, evidence: {min_free: 0B}}
 quarantine: {bridge: %[3]s, examiners: [10.88.0.200/32]}
 policies:
   - name: lab
     mode: faulty
     faults: [fatal-signal, exit, oom, hang, stop]
     hold: 10m
-`, os.Getpid(), l.dir, l.quarantine))
+`, testPins(), l.dir, l.quarantine))
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -91,6 +91,11 @@ policies:
 	}
 	return c
 }
+
+// testPins are the same for all tests of a run: the next agent adopts what the
+// one before has pinned, which is what it does in life, and saves seconds each
+// in emulated machines. TestMain removes them.
+func testPins() string { return fmt.Sprintf("/sys/fs/bpf/reprieve-test-%d", os.Getpid()) }
 
 // mustExaminer makes the quarantine bridge and a namespace on it.
 func (l *lab) mustExaminer(address string) string {
@@ -144,7 +149,6 @@ func (l *lab) start() (stop func()) {
 	l.Cleanup(func() {
 		opened := l.endAll()
 		stop()
-		must(l, loader.Remove(l.config.Agent.Pins))
 		l.undo(opened)
 	})
 	return stop

@@ -1,8 +1,11 @@
 package incident
 
 import (
+	"fmt"
 	"os"
 	"testing"
+
+	"github.com/reprieve-dev/reprieve/loader"
 )
 
 // TestMain lends the binary to the roles that tests need other processes for.
@@ -13,5 +16,10 @@ func TestMain(m *testing.M) {
 	case os.Getenv(agentVariable) != "":
 		runAgent(os.Args[1:])
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := loader.Remove(testPins()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }

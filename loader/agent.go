@@ -33,6 +33,19 @@ func (k *Kernel) claim() error {
 	return k.obey(gen.OrdersOrder{Verb: uint32(gen.OrdersOrderVerbORDER_CLAIM)})
 }
 
+// unclaim ends the exemption of this process, if it has it.
+func (k *Kernel) unclaim() error {
+	var now gen.WatchAgent
+	m := k.maps["agents"]
+	if m == nil || m.Lookup(uint32(0), &now) != nil || int(now.Tgid) != os.Getpid() {
+		return nil
+	}
+	if err := m.Put(uint32(0), &gen.WatchAgent{}); err != nil {
+		return fmt.Errorf("give up the agent's exemption: %w", err)
+	}
+	return nil
+}
+
 // startedAt says whether pid lives and began at ns of CLOCK_BOOTTIME.
 func startedAt(pid int, ns uint64) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

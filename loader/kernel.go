@@ -40,6 +40,7 @@ type Kernel struct {
 	maps     map[string]*ebpf.Map
 	features Features
 	closing  sync.Once
+	closed   error
 }
 
 // object is one compiled file of bpf/ and how its programs are attached.
@@ -108,15 +109,16 @@ func (k *Kernel) linkDir() string { return filepath.Join(k.pins, "links") }
 // Features tells what this kernel gave.
 func (k *Kernel) Features() Features { return k.features }
 
-// Close gives the agent's descriptors back. What is pinned stays in force.
-// It may be called twice.
+// Close gives the agent's exemption and descriptors back. What is pinned stays
+// in force. It may be called twice.
 func (k *Kernel) Close() error {
 	k.closing.Do(func() {
+		k.closed = k.unclaim()
 		for _, c := range k.objects {
 			c.Close()
 		}
 	})
-	return nil
+	return k.closed
 }
 
 // Remove undoes the whole kernel side under pins. Entries go first: the kernel

@@ -28,7 +28,7 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Run the agent of this host",
 		Long: `Run the agent of this host until SIGTERM or SIGINT. Guards and fences stay in
 force when it stops, however it stops, up to their deadlines; the next agent
-adopts them. When the host itself is shutting down all guards are lifted first.
+adopts them. When the host itself is shutting down all guards and fences are lifted first.
 
 Without a configuration the agent observes: nothing is held, fenced or replaced.`,
 		Example: "  reprieve run\n  reprieve run --config /etc/reprieve/config.yaml --log-format json",

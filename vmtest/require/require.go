@@ -68,6 +68,9 @@ func absent(tb testing.TB, expected bool, format string, args ...any) {
 	tb.Skipf(format, args...)
 }
 
+// InVM says whether the test runs in a VM of vmtest: for tests that do less where everything takes ten times as long.
+func InVM() bool { return here().vm }
+
 // VM returns inside the VMs of vmtest and skips elsewhere. It is for tests that change the whole machine.
 func VM(tb testing.TB) {
 	tb.Helper()
