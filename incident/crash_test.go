@@ -51,8 +51,8 @@ func pointsHere() []string {
 		return []string{"hold:done", "fence:closed", "replace:prepared"}
 	case require.InVM():
 		return []string{
-			"incident:open", "hold:begin", "fence:begin", "fence:closed", "replace:begin", "replace:prepared",
-			"freeze:begin", "evidence:begin", "quarantined",
+			"incident:open", "hold:begin", "fence:closed", "replace:prepared", "freeze:begin", "evidence:begin",
+			"quarantined",
 		}
 	}
 	return points()

@@ -174,15 +174,17 @@ func (l *lab) endAll() []journal.Incident {
 
 // undoAll is undo where no agent runs any more.
 func (l *lab) undoAll() {
-	story, err := journal.Open(l.Context(), filepath.Join(l.config.Agent.State, "journal.db"))
+	ctx, cancel := context.WithTimeout(context.Background(), workloadtest.Patience) // also called in a clean-up
+	defer cancel()
+	story, err := journal.Open(ctx, filepath.Join(l.config.Agent.State, "journal.db"))
 	must(l, err)
 	defer story.Close()
-	all, err := story.List(l.Context(), journal.Filter{})
+	all, err := story.List(ctx, journal.Filter{})
 	must(l, err)
 	replacer := recovery.New([]workload.Runtime{l.fixture.Runtime}, recovery.Options{Run: l.config.Agent.Run})
 	defer replacer.Close()
 	for _, i := range all {
-		must(l, replacer.UndoIncident(l.Context(), i.ID))
+		must(l, replacer.UndoIncident(ctx, i.ID))
 	}
 }
 
