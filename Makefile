@@ -21,7 +21,7 @@ export BPF_CC     := clang-$(CLANG)
 export BPF_STRIP  := llvm-strip-$(CLANG)
 export BPF_CFLAGS := -g -O2 -Wall -Werror -I/usr/include/$(shell gcc -print-multiarch 2>/dev/null || echo x86_64-linux-gnu)
 
-.PHONY: build generate lint test unit race fuzz vmtest bench demo install clean need-build need-native need-vm need-generate
+.PHONY: build generate lint test unit race fuzz vmtest vm-full vm-kernels bench demo install clean need-build need-native need-vm need-generate
 
 build: build/reprieve
 
@@ -79,16 +79,19 @@ fuzz:
 		go test -run "^$$" -parallel 1 -fuzz "^$$1$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$0 >/tmp/fuzz.$$1 2>&1 || \
 		{ cat /tmp/fuzz.$$1; exit 255; }; rm -f /tmp/fuzz.$$1'
 
+# Two VMs at a time fill two cores.
 vmtest: need-vm
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target vm-full vm-kernels
+
+vm-full:
 	$(VMTEST) -kernels $(KERNEL_FULL) $(VM_FULL)
-	$(VMTEST) -kernels $(KERNELS_SHORT) $(VM_KERNEL)
-	$(VMTEST) -kernels $(KERNELS_SHORT) -short -run '$(GUARD)' ./incident
+
+vm-kernels:
+	$(VMTEST) -j 1 -kernels $(KERNELS_SHORT) $(VM_KERNEL)
+	$(VMTEST) -j 1 -kernels $(KERNELS_SHORT) -short -run '$(GUARD)' ./incident
 
 # The real thing on this host: DEMO="-only native", "-runtime runc", "-v".
 demo: need-vm build
-	@tools/need nftables nft "is on the VM's disk" \
-		e2fsprogs mkfs.ext4 "makes the VM's disk" \
-		xz-utils xz "unpacks kernel modules"
 	CGO_ENABLED=0 go build -trimpath -o build/demo-app ./demo/app
 	CGO_ENABLED=0 go build -trimpath -o build/demo ./demo
 	build/demo $(DEMO)
