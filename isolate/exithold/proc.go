@@ -50,7 +50,11 @@ func parseStat(tid int, text []byte) (thread, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return thread{}, fmt.Errorf("parse stat of thread %d: %w", tid, err)
 	}
-	return thread{tid: tid, state: f[statState][0], flags: flags, pending: pending}, nil
+	state := f[statState]
+	if len(state) != 1 || !strings.ContainsAny(state, "RSDTtWXxKPIZ") {
+		return thread{}, fmt.Errorf("parse stat of thread %d: state %q", tid, state)
+	}
+	return thread{tid: tid, state: state[0], flags: flags, pending: pending}, nil
 }
 
 // living returns the threads of a process that live, except one.

@@ -56,8 +56,9 @@ func FuzzParseStat(f *testing.F) {
 	f.Add("7 (a ) b)" + statTail)
 	f.Add("7 (x")
 	f.Add(strings.Repeat(" -1", 60))
+	f.Add("7 (x) \x00\x7f" + strings.Repeat(" 1", 60))
 	f.Fuzz(func(t *testing.T, text string) {
-		if th, err := parseStat(1, []byte(text)); err == nil && th.state == 0 {
+		if th, err := parseStat(1, []byte(text)); err == nil && !strings.ContainsRune("RSDTtWXxKPIZ", rune(th.state)) {
 			t.Errorf("parseStat(%q) = %+v without a state", text, th)
 		}
 	})
