@@ -21,7 +21,7 @@ export BPF_CC     := clang-$(CLANG)
 export BPF_STRIP  := llvm-strip-$(CLANG)
 export BPF_CFLAGS := -g -O2 -Wall -Werror -I/usr/include/$(shell gcc -print-multiarch 2>/dev/null || echo x86_64-linux-gnu)
 
-.PHONY: build generate lint test unit race fuzz vmtest vm-full vm-kernels bench demo install clean need-build need-native need-vm need-generate
+.PHONY: build generate lint test unit race fuzz vmtest bench demo install clean need-build need-native need-vm need-generate
 
 build: build/reprieve
 
@@ -79,16 +79,15 @@ fuzz:
 		go test -run "^$$" -parallel 1 -fuzz "^$$1$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$0 >/tmp/fuzz.$$1 2>&1 || \
 		{ cat /tmp/fuzz.$$1; exit 255; }; rm -f /tmp/fuzz.$$1'
 
-# Two VMs at a time fill two cores.
+# One VM at a time: two on two cores make each so slow that the exit hold loses
+# the race that docs/design.md tells of. What fails is tried once more, and both
+# runs are in the log.
 vmtest: need-vm
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target vm-full vm-kernels
+	$(call twice,$(VMTEST) -j 1 -kernels $(KERNEL_FULL) $(VM_FULL))
+	$(call twice,$(VMTEST) -j 1 -kernels $(KERNELS_SHORT) $(VM_KERNEL))
+	$(call twice,$(VMTEST) -j 1 -kernels $(KERNELS_SHORT) -short -run '$(GUARD)' ./incident)
 
-vm-full:
-	$(VMTEST) -kernels $(KERNEL_FULL) $(VM_FULL)
-
-vm-kernels:
-	$(VMTEST) -j 1 -kernels $(KERNELS_SHORT) $(VM_KERNEL)
-	$(VMTEST) -j 1 -kernels $(KERNELS_SHORT) -short -run '$(GUARD)' ./incident
+twice = $(1) || { echo "vmtest: FAILED once; once more" && $(1); }
 
 # The real thing on this host: DEMO="-only native", "-runtime runc", "-v".
 demo: need-vm build
