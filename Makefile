@@ -14,7 +14,7 @@ KERNELS_SHORT ?= 6.1,7
 KERNEL_FULL   ?= 6.12
 VM_KERNEL := ./loader ./isolate ./isolate/exithold
 VM_FULL   := $(VM_KERNEL) ./incident ./detect ./workload ./isolate/evidence
-GUARD     := Guard|WantedStopIs|Healthy|Deadline|StopWithout|Killed
+GUARD     := Guard|WantedStopIs|Healthy|Deadline|StopWithout
 VMTEST   := go run ./vmtest/cmd/vmtest -timeout 15m -deadline 45m
 
 export BPF_CC     := clang-$(CLANG)

@@ -181,8 +181,12 @@ func (l *lab) attackUnwatched(w workload.Workload) {
 
 // quickProbe asks the application often.
 func quickProbe() *policy.Probe {
+	pace := 50 * time.Millisecond
+	if require.InVM() {
+		pace *= 5
+	}
 	return &policy.Probe{
-		HTTP: "http://:80/", Period: 50 * time.Millisecond, Timeout: 50 * time.Millisecond, Failures: 20, Successes: 1,
+		HTTP: "http://:80/", Period: pace, Timeout: pace, Failures: 20, Successes: 1,
 		Grace: 15 * time.Second, // emulated machines start slowly
 	}
 }
